@@ -1,0 +1,77 @@
+"""Tensor files that describe themselves: safetensors with one sorted-JSON metadata key and a checksum; no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from spear.errors import SpearError
+from spear.files import whole
+
+FORMAT = 1
+_KEY = "spear"
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
+    """Write tensors and what is known about them, whole or absent; equal content gives equal bytes.
+
+    about: JSON values; `format` and `sha256` (of names, types, shapes and bytes) are added.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    about = {**about, "format": FORMAT, "sha256": _digest(tensors)}
+    with whole(path) as temporary:
+        # safetensors does not keep the order of several keys, so equal content would give different bytes
+        save_file(tensors, temporary, metadata={_KEY: json.dumps(about, sort_keys=True)})
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What a tensor file says about itself, without reading its tensors. Raises SpearError where it says nothing."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
+    except FileNotFoundError as error:
+        raise SpearError(f"{path} does not exist") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise SpearError(f"{path} is not a readable safetensors file ({error}); make it again") from error
+    if not isinstance(about, dict):
+        raise SpearError(f"{path} was not written by spear; give a file that a spear command made")
+    if about.get("format") != FORMAT:
+        raise SpearError(f"{path} has format {about.get('format')}, this spear reads format {FORMAT}; make it again")
+    return about
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and what is known about them. Raises SpearError where the checksum does not match."""
+    about = read_about(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    if _digest(tensors) != about["sha256"]:
+        raise SpearError(f"{path} is damaged: its checksum does not match; make it again or restore a copy")
+    return tensors, about
+
+
+def save_checkpoint(path: Path, kind: str, config: dict[str, Any], weights: dict[str, torch.Tensor], **about: Any) -> None:
+    """Write a trained net: its kind (`a2lm`, `lm2face`, `autoencoder`), its config and its weights."""
+    save_tensors(path, weights, {"kind": kind, "config": config, **about})
+
+
+def load_checkpoint(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights and description of a net of this kind. Raises SpearError where the file holds another kind."""
+    weights, about = read_tensors(path)
+    if about.get("kind") != kind:
+        raise SpearError(f"{path} holds a checkpoint of kind {about.get('kind')!r}, {kind!r} is needed here; give that one")
+    return weights, about
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

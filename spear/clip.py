@@ -1,0 +1,174 @@
+"""The folder of one clip: names, shapes, reading, whole-or-absent writing. No other file builds a path inside it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from spear.checkpoint import read_about, read_tensors, save_tensors
+from spear.errors import SpearError
+from spear.files import read_json, write_json
+from spear.points import N_POINTS
+
+FPS = 25
+SAMPLE_RATE = 16_000
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
+CROP = 256
+"""Side of the face crop, px."""
+FORMAT = 1
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What clip.json says. crop: per frame (a, b, x, y), so that crop = [[a, -b], [b, a]] @ source + (x, y), px."""
+
+    source: str
+    source_sha256: str
+    source_size: int
+    source_mtime_ns: int
+    width: int
+    height: int
+    frames: int
+    crop: list[list[float]]
+    missing: list[int]
+    """Frames in which no face was found; their crop is interpolated."""
+    has_audio: bool
+    speaker: str
+    view: str | None
+    emotion: str | None
+    level: int | None
+    split: str
+    split_rule: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    fps: int = FPS
+    format: int = FORMAT
+
+
+class Clip:
+    """One utterance on disk: clips/<id>/ with clip.json, face.mp4, audio.wav and what later stages add."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        return f"Clip({self.folder})"
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def info_path(self) -> Path:
+        return self.folder / "clip.json"
+
+    @property
+    def face_path(self) -> Path:
+        return self.folder / "face.mp4"
+
+    @property
+    def audio_path(self) -> Path:
+        return self.folder / "audio.wav"
+
+    @property
+    def landmarks_path(self) -> Path:
+        return self.folder / "landmarks.safetensors"
+
+    def features_path(self, encoder: str) -> Path:
+        """Where the features of one audio encoder stand."""
+        return self.folder / f"{encoder}.safetensors"
+
+    @cached_property
+    def info(self) -> ClipInfo:
+        """The parsed clip.json. Raises SpearError where it is absent, damaged or of another format."""
+        if not self.info_path.exists():
+            raise SpearError(f"no clip.json in {self.folder}; run `spear preprocess` first")
+        value = read_json(self.info_path)
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            found = value.get("format") if isinstance(value, dict) else "none"
+            raise SpearError(f"{self.info_path} has format {found}, this spear reads {FORMAT}; run `spear preprocess` again")
+        try:
+            return ClipInfo(**value)
+        except TypeError as error:
+            raise SpearError(f"{self.info_path} is damaged ({error}); run `spear preprocess` again") from error
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when the clip was preprocessed anew from other input or with other settings."""
+        known = [self.info.source_sha256, self.info.frames, self.info.settings]
+        return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+
+    def write_info(self, info: ClipInfo) -> None:
+        """Write clip.json; the caller has written face.mp4 and audio.wav before, for clip.json says that all is there."""
+        write_json(self.info_path, asdict(info))
+        self.__dict__.pop("info", None)
+        self.__dict__.pop("fingerprint", None)
+
+    def fits(self, path: Path, settings: dict[str, Any]) -> bool:
+        """Whether a derived file exists, was made from this clip as it stands, and with these settings."""
+        if not path.exists():
+            return False
+        try:
+            about = read_about(path)
+        except SpearError:
+            return False  # damaged: the stage makes it again
+        return bool(about.get("clip") == self.fingerprint and about.get("settings") == settings)
+
+    def write_landmarks(self, points: NDArray[np.float32], confidence: NDArray[np.float32], settings: dict[str, Any]) -> None:
+        """points: (F, 131, 2) float32 in crop px; confidence: (F,) in 0..1, 0 where the face was not found."""
+        tensors = {"points": torch.from_numpy(points), "confidence": torch.from_numpy(confidence)}
+        save_tensors(self.landmarks_path, tensors, {"clip": self.fingerprint, "settings": settings})
+
+    def landmarks(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """points (F, 131, 2) in crop px and confidence (F,). Raises SpearError where they are absent or stale."""
+        self._require(self.landmarks_path, "spear landmarks")
+        tensors, _ = read_tensors(self.landmarks_path)
+        points, confidence = tensors["points"].numpy(), tensors["confidence"].numpy()
+        if points.shape != (self.info.frames, N_POINTS, 2):
+            raise SpearError(f"{self.landmarks_path} has shape {points.shape}; run `spear landmarks` again")
+        return points, confidence
+
+    def write_features(self, encoder: str, features: torch.Tensor, settings: dict[str, Any]) -> None:
+        """features: (F, L, W) of one audio encoder at 25 fps; stored as float16."""
+        about = {"clip": self.fingerprint, "settings": settings, "encoder": encoder}
+        save_tensors(self.features_path(encoder), {"features": features.to(torch.float16)}, about)
+
+    def features(self, encoder: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Frames start..stop of the features, (F, L, W) float32; only that window is read from disk.
+
+        Raises SpearError where they are absent or stale.
+        """
+        path = self.features_path(encoder)
+        self._require(path, f"spear extract-audio-features --encoder {encoder}")
+        with safe_open(path, framework="pt") as file:
+            return file.get_slice("features")[start : self.info.frames if stop is None else stop].float()
+
+    def _require(self, path: Path, command: str) -> None:
+        if not path.exists():
+            raise SpearError(f"no {path.name} in {self.folder}; run `{command}` first")
+        if read_about(path).get("clip") != self.fingerprint:
+            raise SpearError(f"{path} was made before the clip was preprocessed anew; run `{command}` again")
+
+
+def find_clips(root: Path, split: str | None = None) -> list[Clip]:
+    """All whole clips below clips/, sorted by id; of one split if given. Raises SpearError where there are none."""
+    root = Path(root)
+    if not root.is_dir():
+        raise SpearError(f"{root} is not a folder; run `spear preprocess VIDEOS` first, or give the folder with --clips")
+    clips = [Clip(path.parent) for path in sorted(root.glob("*/clip.json"))]
+    if not clips:
+        raise SpearError(f"no clips in {root}; run `spear preprocess VIDEOS` first, or give the folder with --clips")
+    if split is None:
+        return clips
+    chosen = [clip for clip in clips if clip.info.split == split]
+    if not chosen:
+        raise SpearError(f"no clip of the {split} split in {root}; preprocess more videos, at least three")
+    return chosen

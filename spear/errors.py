@@ -1,0 +1,9 @@
+"""The one kind of error that a user sees: a sentence that says what, where and what to do next."""
+
+
+class SpearError(Exception):
+    """What went wrong, where, and what to do next, in one line; the command line prints it and exits with 1."""
+
+
+class UnusableClip(SpearError):
+    """One clip cannot be used; a stage over many clips lists the reason in clips/skipped.jsonl and goes on."""

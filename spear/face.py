@@ -1,0 +1,214 @@
+"""Finding one face and following it; the crop around it as a similarity transform; pasting back what was cropped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+
+from spear.clip import CROP
+from spear.errors import SpearError
+from spear.points import MESH_INDICES, NOSE_TIP, UPPER, Array, face_width
+
+DETECTOR = "mediapipe 0.10.21 face mesh, refined, tracking"
+CROP_WIDTHS = 1.5
+"""Side of the crop in face widths: forehead, ears and the open jaw fit."""
+NOSE_ROW = 120
+"""Row of the nose tip in the crop; the rows from MASK_ROW on hold mouth and chin."""
+MASK_ROW = 128
+_SPREAD = 0.302
+"""Root mean square distance of the 74 pose points from their mean, in face widths of a frontal face (measured, +-3 %).
+Taken instead of the width itself, which shrinks when the head turns."""
+_SMOOTHING = 4.0
+"""Gaussian sigma, frames, over the crop's place, size and angle: the picture must not shake with the detector."""
+_RIGHT_EYE, _LEFT_EYE = slice(42, 58), slice(58, 74)
+_MAX_FACES = 5
+
+Frame = NDArray[np.uint8]
+
+
+class FaceTracker:
+    """Follows one face through a video with MediaPipe's face mesh: frames in, 131 points out; a context manager.
+
+    choice: "largest", or the number of the face from the left, counted in the first frame that shows it.
+    """
+
+    def __init__(self, choice: str | int = "largest") -> None:
+        """Raises SpearError for a choice that is neither `largest` nor a number from 0 on."""
+        if choice != "largest" and not str(choice).isdigit():
+            raise SpearError(f"--face {choice} is neither `largest` nor a number from 0 on (0 is the leftmost face)")
+        self._choice = choice
+        self._meshes = contextlib.ExitStack()
+        self._mesh: Any = None
+        self._last: Array | None = None
+        self.faces_seen = 0
+        """Faces in the frame where the tracking started."""
+
+    def __enter__(self) -> FaceTracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._meshes.close()
+
+    def __call__(self, frame: Frame) -> Array | None:
+        """The 131 points, (131, 2) float32 px of this frame (H, W, 3), or None where the face is not found."""
+        if self._mesh is None and not self._start(frame):
+            return None
+        faces = _faces(self._mesh, frame)
+        if not faces:
+            return None
+        nearest = min(faces, key=self._distance)
+        if self._last is not None and self._distance(nearest) > face_width(self._last):
+            return None  # the followed face is gone; another one is still there
+        self._last = nearest
+        return nearest
+
+    def _distance(self, points: Array) -> float:
+        return 0.0 if self._last is None else float(np.linalg.norm(points.mean(0) - self._last.mean(0)))
+
+    def _start(self, frame: Frame) -> bool:
+        with _face_mesh(static_image_mode=True, max_num_faces=_MAX_FACES) as mesh:
+            faces = sorted(_faces(mesh, frame), key=lambda points: float(points[:, 0].mean()))
+        self.faces_seen = max(self.faces_seen, len(faces))
+        if self._choice == "largest":
+            self._last = max(faces, key=lambda points: float(face_width(points)), default=None)
+        elif int(self._choice) < len(faces):
+            self._last = faces[int(self._choice)]
+        if self._last is None:
+            return False
+        followed = 1 if len(faces) == 1 else _MAX_FACES
+        self._mesh = self._meshes.enter_context(_face_mesh(static_image_mode=False, max_num_faces=followed))
+        return True
+
+
+@contextlib.contextmanager
+def _face_mesh(**options: Any) -> Iterator[Any]:
+    os.environ.setdefault("GLOG_minloglevel", "3")  # read when mediapipe's library is loaded
+    with silent_stderr():  # its C++ side greets on stderr whatever the log level
+        from mediapipe.python.solutions.face_mesh import FaceMesh
+
+        mesh = FaceMesh(refine_landmarks=True, **options)
+        mesh.process(np.zeros((64, 64, 3), np.uint8))
+    try:
+        yield mesh
+    finally:
+        mesh.close()
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Send file descriptor 2 to nowhere for a moment: C++ libraries write there past Python's logging."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def _faces(mesh: Any, frame: Frame) -> list[Array]:
+    height, width = frame.shape[:2]
+    found = mesh.process(np.ascontiguousarray(frame)).multi_face_landmarks or []
+    size = np.array([width, height], np.float32)
+    return [np.array([(face.landmark[i].x, face.landmark[i].y) for i in MESH_INDICES], np.float32) * size for face in found]
+
+
+def fill_missing(points: list[Array | None]) -> Array:
+    """Interpolate in time over frames without a face: (F, 131, 2). Raises ValueError where no frame has one."""
+    known = [i for i, p in enumerate(points) if p is not None]
+    if not known:
+        raise ValueError("no frame has a face")
+    values = np.stack([p for p in points if p is not None]).reshape(len(known), -1)
+    frames = np.arange(len(points))
+    filled = np.stack([np.interp(frames, known, column) for column in values.T], axis=1)
+    return filled.reshape(len(points), -1, 2).astype(np.float32)
+
+
+def crop_transform(points: Array, smoothing: float = _SMOOTHING) -> NDArray[np.float64]:
+    """The similarity transform from frame px to crop px, per frame, from the 74 pose points alone.
+
+    points: (F, 131, 2) px. Returns (F, 4) rows (a, b, x, y): crop = [[a, -b], [b, a]] @ source + (x, y). The mouth has
+    no say in it, so that neither the crop nor coordinates in it give the mouth away (it must be predicted from sound).
+    """
+    pose = points[:, UPPER].astype(np.float64)
+    eyes = pose[:, _LEFT_EYE].mean(1) - pose[:, _RIGHT_EYE].mean(1)
+    angle = np.unwrap(np.arctan2(eyes[:, 1], eyes[:, 0]))
+    middle = pose.mean(1)
+    size = np.sqrt(((pose - middle[:, None]) ** 2).sum(-1).mean(1)) / _SPREAD * CROP_WIDTHS
+    down = np.stack([-np.sin(angle), np.cos(angle)], 1)
+    nose = ((pose[:, NOSE_TIP] - middle) * down).sum(1, keepdims=True)
+    anchor = middle + nose * down  # at the height of the nose tip, in the middle between the cheeks
+    rows = np.column_stack([anchor, np.log(size), angle])
+    if smoothing > 0:
+        rows = gaussian_filter1d(rows, smoothing, axis=0, mode="nearest")
+    scale, angle = CROP / np.exp(rows[:, 2]), rows[:, 3]
+    a, b = scale * np.cos(angle), -scale * np.sin(angle)
+    x = CROP / 2 - (a * rows[:, 0] - b * rows[:, 1])
+    y = NOSE_ROW - (b * rows[:, 0] + a * rows[:, 1])
+    return np.stack([a, b, x, y], 1)
+
+
+def to_crop(points: Array, transform: NDArray[np.float64]) -> Array:
+    """Map points from frame px to crop px: (F, P, 2) with (F, 4), or (P, 2) with (4,)."""
+    a, b, x, y = (transform[..., i, None] for i in range(4))
+    u, v = points[..., 0], points[..., 1]
+    return np.stack([a * u - b * v + x, b * u + a * v + y], -1).astype(np.float32)
+
+
+def inverse(transform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The transform from crop px to frame px: (..., 4) -> (..., 4)."""
+    a, b, x, y = (transform[..., i] for i in range(4))
+    square = a * a + b * b
+    c, d = a / square, -b / square
+    return np.stack([c, d, -(c * x - d * y), -(d * x + c * y)], -1)
+
+
+def _matrix(transform: NDArray[np.float64]) -> NDArray[np.float64]:
+    a, b, x, y = transform
+    return np.array([[a, -b, x], [b, a, y]])
+
+
+def warp_crop(frame: Frame, transform: NDArray[np.float64]) -> Frame:
+    """Cut the face: frame (H, W, 3) uint8 and its transform (4,) -> (256, 256, 3) uint8; beyond the edge it is repeated."""
+    scale = float(np.hypot(transform[0], transform[1]))
+    if scale < 0.6:  # a large face: smooth before sampling sparsely, or hair and teeth alias
+        frame = cv2.GaussianBlur(frame, (0, 0), 0.35 / scale)
+    return cv2.warpAffine(
+        frame, _matrix(transform), (CROP, CROP), flags=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )  # fmt: skip
+
+
+def paste(frame: Frame, crop: Frame, mask: Array, transform: NDArray[np.float64]) -> Frame:
+    """Blend a crop (256, 256, 3) into a copy of its frame where mask (256, 256) in 0..1 says so; the rest is untouched."""
+    height, width = frame.shape[:2]
+    back = inverse(transform)
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    result = frame.copy()
+    if rows.size == 0:
+        return result
+    corners = np.array([(x, y) for x in (columns[0] - 1, columns[-1] + 1) for y in (rows[0] - 1, rows[-1] + 1)], np.float32)
+    corners = to_crop(corners, back)
+    left, top = np.maximum(np.floor(corners.min(0)).astype(int) - 1, 0)
+    right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int) + 2, [width, height])
+    if left >= right or top >= bottom:
+        return result
+    matrix = _matrix(back)
+    matrix[:, 2] -= (left, top)
+    size = (int(right - left), int(bottom - top))
+    face = cv2.warpAffine(crop, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    weight = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_LINEAR)[..., None]
+    region = result[top:bottom, left:right].astype(np.float32)
+    result[top:bottom, left:right] = np.rint(region + weight * (face - region)).astype(np.uint8)
+    return result
+
+

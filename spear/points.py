@@ -1,0 +1,87 @@
+"""The 131 face points: which they are, how they are joined, drawn and measured. Letters: F frames, P points."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+_CHEEKS = [162, 127, 234, 93, 323, 454, 356, 389]
+_RIGHT_BROW_LOW, _RIGHT_BROW_HIGH = [70, 63, 105, 66, 107], [55, 65, 52, 53, 46]
+_LEFT_BROW_LOW, _LEFT_BROW_HIGH = [336, 296, 334, 293, 300], [276, 283, 282, 295, 285]
+_NOSE_BRIDGE, _NOSE_WINGS = [168, 6, 197, 195, 5], [48, 115, 220, 45, 4, 275, 440, 344, 278]
+_RIGHT_EYE = [33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7]
+_LEFT_EYE = [362, 398, 384, 385, 386, 387, 388, 466, 263, 249, 390, 373, 374, 380, 381, 382]
+_JAW = [132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361]
+_OUTER_LIPS = [61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146]
+_INNER_LIPS = [78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95]
+
+POSE = [*_CHEEKS, *_RIGHT_BROW_LOW, *_RIGHT_BROW_HIGH, *_LEFT_BROW_LOW, *_LEFT_BROW_HIGH,
+        *_NOSE_BRIDGE, *_NOSE_WINGS, *_RIGHT_EYE, *_LEFT_EYE]  # fmt: skip
+CONTENT = [*_JAW, *_OUTER_LIPS, *_INNER_LIPS]
+MESH_INDICES = [*POSE, *CONTENT]
+"""MediaPipe FaceMesh index of each of the 131 points, in our order."""
+
+UPPER = slice(0, len(POSE))
+LOWER = slice(len(POSE), len(MESH_INDICES))
+N_UPPER, N_LOWER, N_POINTS = len(POSE), len(CONTENT), len(MESH_INDICES)
+
+
+def positions(mesh_indices: list[int]) -> list[int]:
+    """Where FaceMesh points stand among our 131. Raises ValueError for a point that is not one of them."""
+    return [MESH_INDICES.index(i) for i in mesh_indices]
+
+
+JAW, OUTER_LIPS, INNER_LIPS = positions(_JAW), positions(_OUTER_LIPS), positions(_INNER_LIPS)
+OVAL = positions([*_CHEEKS[:4], *_JAW, *_CHEEKS[4:]])
+"""Cheek and jaw from temple to temple in anatomical order, 25 points, open at the forehead."""
+NOSE_TIP = positions([4])[0]
+_FACE_SIDES = positions([234, 454])
+_INNER_LIP_MIDDLES = positions([13, 14])
+
+
+def _chain(mesh_indices: list[int], closed: bool = False) -> list[tuple[int, int]]:
+    p = positions(mesh_indices)
+    return list(zip(p, [*p[1:], p[0]] if closed else p[1:], strict=False))
+
+
+EDGES: list[tuple[int, int]] = [
+    *_chain(_OUTER_LIPS, closed=True), *_chain(_INNER_LIPS, closed=True),
+    *_chain(_RIGHT_EYE, closed=True), *_chain(_LEFT_EYE, closed=True),
+    *_chain(_RIGHT_BROW_LOW), *_chain(_RIGHT_BROW_HIGH), *_chain(_LEFT_BROW_LOW), *_chain(_LEFT_BROW_HIGH),
+    *zip(OVAL[:-1], OVAL[1:], strict=True), *_chain([*_NOSE_BRIDGE, 4]), *_chain(_NOSE_WINGS),
+]  # fmt: skip
+"""The 125 lines of a sketch, as pairs of positions among the 131 points."""
+
+
+def face_width(points: Array) -> Array:
+    """Distance between the sides of the face (FaceMesh 234 and 454), px: (..., 131, 2) -> (...)."""
+    right, left = points[..., _FACE_SIDES[0], :], points[..., _FACE_SIDES[1], :]
+    return np.linalg.norm(left - right, axis=-1)
+
+
+def lip_opening(points: Array) -> Array:
+    """Distance between the middles of the inner lips (13 and 14) over the face width: (..., 131, 2) -> (...)."""
+    upper, lower = points[..., _INNER_LIP_MIDDLES[0], :], points[..., _INNER_LIP_MIDDLES[1], :]
+    return np.linalg.norm(lower - upper, axis=-1) / np.maximum(face_width(points), 1e-6)
+
+
+def spread_over_opening(points: Array, count: int) -> list[int]:
+    """Choose frames spread evenly over the order of lip opening, most closed and most open included.
+
+    points: (F, 131, 2). Returns `count` frame numbers, sorted; frames repeat only where F < count.
+    """
+    order = np.argsort(lip_opening(points), kind="stable")
+    picks = np.round(np.linspace(0, len(order) - 1, count)).astype(int)
+    return sorted(int(order[p]) for p in picks)
+
+
+def draw_sketch(points: Array, size: int, thickness: int = 2) -> NDArray[np.uint8]:
+    """Draw the 125 edges, white on black, antialiased: (131, 2) px -> (size, size) uint8."""
+    canvas = np.zeros((size, size), np.uint8)
+    fixed = np.round(np.clip(points, -size, 2 * size) * 16).astype(np.int32)  # cv2 draws at 1/16 px
+    lines = [np.array([fixed[a], fixed[b]]) for a, b in EDGES]
+    cv2.polylines(canvas, lines, False, 255, thickness, cv2.LINE_AA, shift=4)
+    return canvas

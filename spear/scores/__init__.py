@@ -1,0 +1,1 @@
+"""Scores: pure functions from arrays to numbers; no disk, no printing."""

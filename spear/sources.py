@@ -1,0 +1,109 @@
+"""Which videos there are, what is known about them from where they lie, and which split each belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from spear.errors import SpearError
+
+LAYOUTS = ("auto", "mead", "flat")
+SPLIT_BY = ("clip", "speaker")
+_VIDEO = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv", ".3gp", ".ogv", ".gif"}
+_SOUND = (".wav", ".m4a", ".flac", ".mp3", ".aac", ".ogg", ".opus")
+_MEAD = re.compile(r"(?P<speaker>[MW]\d{3})/video/(?P<view>[^/]+)/(?P<emotion>[^/]+)/level_(?P<level>\d+)/(?P<name>[^/]+)\.\w+$")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One video. sound: its audio file, where it lies beside the video."""
+
+    id: str
+    path: Path
+    sound: Path | None
+    speaker: str
+    view: str | None = None
+    emotion: str | None = None
+    level: int | None = None
+
+
+def find_sources(videos: list[Path], layout: str = "auto") -> tuple[list[Source], list[str]]:
+    """All videos below the given files and folders, sorted by id, and notes about files that are no videos.
+
+    layout: `mead` reads speaker, view, emotion and level from <M|W>NNN/video/<view>/<emotion>/level_<k>/<NNN>.mp4; `flat`
+    takes the parent folder as the speaker; `auto` decides for each file. Raises SpearError where there is no video.
+    """
+    if layout not in LAYOUTS:
+        raise SpearError(f"--layout {layout} is not one of {', '.join(LAYOUTS)}")
+    sources: dict[str, Source] = {}
+    passed_over: Counter[str] = Counter()
+    for top in videos:
+        if not top.exists():
+            raise SpearError(f"{top} does not exist; give a video or a folder of videos")
+        for path in _walk(top, passed_over):
+            source = _describe(path, top, layout)
+            if source.id in sources and sources[source.id].path != source.path:
+                mark = hashlib.sha256(str(path).encode()).hexdigest()[:6]
+                source = Source(**{**source.__dict__, "id": f"{source.id}-{mark}"})
+            sources[source.id] = source
+    if not sources:
+        raise SpearError(f"no video in {', '.join(map(str, videos))}; give a folder with {' '.join(sorted(_VIDEO)[:6])} ... files")
+    notes = [f"{count} {suffix or 'nameless'} file(s) passed over: not a video" for suffix, count in sorted(passed_over.items())]
+    return [sources[key] for key in sorted(sources)], notes
+
+
+def _walk(top: Path, passed_over: Counter[str]) -> Iterator[Path]:
+    if top.is_file():
+        yield top
+        return
+    for path in sorted(top.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(top).parts) or not path.is_file():
+            continue
+        suffix = path.suffix.lower()
+        if suffix in _VIDEO:
+            yield path
+        elif suffix not in _SOUND:
+            passed_over[suffix] += 1
+
+
+def _describe(path: Path, top: Path, layout: str) -> Source:
+    match = _MEAD.search(path.absolute().as_posix()) if layout != "flat" else None
+    if match:
+        speaker, view, emotion, level, name = match.group("speaker", "view", "emotion", "level", "name")
+        identity = _plain(f"{speaker}_{view}_{emotion}_{level}_{name}")
+        beside = path.absolute().parents[4] / "audio" / emotion / f"level_{level}" / path.name
+        sound = _sound_of(beside) or _sound_of(path)
+        return Source(identity, path, sound, speaker, view, emotion, int(level))
+    if layout == "mead":
+        raise SpearError(f"{path} is not <M|W>NNN/video/<view>/<emotion>/level_<k>/<NNN>.mp4; use --layout auto or flat")
+    inside = path.relative_to(top) if top.is_dir() else Path(path.name)
+    speaker = path.absolute().parent.name
+    return Source(_plain("_".join(inside.with_suffix("").parts)), path, _sound_of(path), _plain(speaker))
+
+
+def _sound_of(video: Path) -> Path | None:
+    return next((sound for suffix in _SOUND if (sound := video.with_suffix(suffix)).is_file()), None)
+
+
+def _plain(name: str) -> str:
+    """A folder name that every file system takes; a mark keeps apart what the cleaning would make equal."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-")[:120] or "_"
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def assign_splits(sources: list[Source], by: str, seed: int) -> dict[str, str]:
+    """Clip id -> train, val or test, 80/10/10 (section 4.3), by clip or by speaker; the same for the same list and seed.
+
+    From three clips (or speakers) on, each split has at least one.
+    """
+    if by not in SPLIT_BY:
+        raise SpearError(f"--split-by {by} is not one of {', '.join(SPLIT_BY)}")
+    key = {source.id: source.id if by == "clip" else source.speaker for source in sources}
+    order = sorted(set(key.values()), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    share = round(len(order) / 10) if len(order) > 9 else int(len(order) > 2)
+    place = {name: "test" if i < share else "val" if i < 2 * share else "train" for i, name in enumerate(order)}
+    return {source.id: place[key[source.id]] for source in sources}

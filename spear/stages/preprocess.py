@@ -1,0 +1,172 @@
+"""`spear preprocess`: videos of any kind -> clips/<id>/ with a 256x256 face at 25 fps and 16 kHz sound."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spear.audio import fit_to_frames, load_audio, write_wav
+from spear.clip import Clip, ClipInfo
+from spear.errors import SpearError, UnusableClip
+from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transform, fill_missing, warp_crop
+from spear.files import sha256_of, whole, write_text
+from spear.jobs import run_each
+from spear.points import Array
+from spear.progress import Progress, Report, no_progress
+from spear.sources import Source, assign_splits, find_sources
+from spear.video import Footage, VideoWriter
+
+ON_MISSING_FACE = ("hold", "skip", "fail")
+_MOST_MISSING = 0.5
+"""With a face in fewer than this share of the frames, a clip is more guess than footage."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Source
+    split: str
+    split_rule: str
+
+
+def preprocess(
+    videos: list[Path],
+    clips: Path,
+    layout: str = "auto",
+    face: str = "largest",
+    on_missing_face: str = "hold",
+    split_by: str = "clip",
+    seed: int = 0,
+    jobs: int = 1,
+    progress: Progress = no_progress,
+) -> Report:
+    """Cut every video below `videos` to clips/<id>/ (section 4.3: 25 fps, split 80/10/10).
+
+    face: `largest` or the number of the face from the left. on_missing_face: `hold` interpolates over frames without a
+    face, `skip` leaves the clip out, `fail` stops. A second run does nothing; changed videos or options are noticed.
+    Every clip that was left out stands with its reason in clips/skipped.jsonl. Raises SpearError where nothing is usable.
+    """
+    if on_missing_face not in ON_MISSING_FACE:
+        raise SpearError(f"--on-missing-face {on_missing_face} is not one of {', '.join(ON_MISSING_FACE)}")
+    with FaceTracker(face):
+        pass  # a wrong --face is an error of its own, not of the first clip
+    sources, notes = find_sources(videos, layout)
+    report = Report(notes=notes)
+    settings = {"detector": DETECTOR, "face": face, "on_missing_face": on_missing_face, "crop_widths": CROP_WIDTHS,
+                "nose_row": NOSE_ROW}  # fmt: skip
+    splits = assign_splits(sources, split_by, seed)
+    rule = f"by {split_by}, seed {seed}"
+    work = []
+    for source in sources:
+        job = _Job(source, splits[source.id], rule)
+        if _is_done(Clip(clips / source.id), job, settings):
+            report.kept += 1
+        else:
+            work.append(job)
+    for job, result in run_each(partial(_preprocess_one, clips=clips, settings=settings), work, jobs):
+        if isinstance(result, UnusableClip) and on_missing_face != "fail":
+            report.skipped.append((str(job.source.path), str(result)))
+        elif isinstance(result, SpearError):
+            raise result
+        elif isinstance(result, Exception):
+            report.skipped.append((str(job.source.path), f"{type(result).__name__}: {result}"))
+        else:
+            report.done += 1
+        progress(report.done + len(report.skipped), len(work), job.source.id)
+    _write_skipped(clips, sources, report)
+    if report.done + report.kept == 0:
+        raise SpearError(report.skipped[0][1] if len(report.skipped) == 1 else
+                         f"none of {len(sources)} videos is usable; {clips / 'skipped.jsonl'} says why, the first: {report.skipped[0][1]}")  # fmt: skip
+    return report
+
+
+def _is_done(clip: Clip, job: _Job, settings: dict[str, Any]) -> bool:
+    """Whether the clip stands as asked; a changed split rule alone is written without touching the pictures."""
+    if not (clip.info_path.exists() and clip.face_path.exists()):
+        return False
+    try:
+        info = clip.info
+    except SpearError:
+        return False
+    if info.settings != settings or not _same_source(info, job.source.path):
+        return False
+    if info.split_rule != job.split_rule:
+        clip.write_info(replace(info, split=job.split, split_rule=job.split_rule))
+    return True
+
+
+def _same_source(info: ClipInfo, path: Path) -> bool:
+    status = path.stat()
+    if info.source_size != status.st_size:
+        return False
+    return info.source_mtime_ns == status.st_mtime_ns or info.source_sha256 == sha256_of(path)
+
+
+def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> str:
+    source, clip = job.source, Clip(clips / job.source.id)
+    status, digest = source.path.stat(), sha256_of(source.path)
+    footage = Footage(source.path)
+    points, missing = _follow_face(footage, settings["face"], settings["on_missing_face"])
+    transforms = crop_transform(points)
+    clip.info_path.unlink(missing_ok=True)  # from here on the folder is not whole until it is written again
+    with whole(clip.face_path) as temporary, VideoWriter(temporary, 256, 256, crf=12, random_access=True) as writer:
+        for frame, transform in zip(footage.frames(), transforms, strict=True):
+            writer.write(warp_crop(frame, transform))
+    has_audio = _write_sound(clip, source, footage, len(points))
+    clip.write_info(
+        ClipInfo(
+            source=str(source.path), source_sha256=digest, source_size=status.st_size, source_mtime_ns=status.st_mtime_ns,
+            width=footage.width, height=footage.height, frames=len(points), crop=transforms.tolist(), missing=missing,
+            has_audio=has_audio, speaker=source.speaker, view=source.view, emotion=source.emotion, level=source.level,
+            split=job.split, split_rule=job.split_rule, settings=settings,
+        )  # fmt: skip
+    )
+    return clip.id
+
+
+def _follow_face(footage: Footage, choice: str, on_missing: str) -> tuple[Array, list[int]]:
+    found: list[Array | None] = []
+    with FaceTracker(choice) as tracker:
+        found = [tracker(frame) for frame in footage.frames()]
+        seen = tracker.faces_seen
+    missing = [i for i, points in enumerate(found) if points is None]
+    if len(missing) == len(found):
+        if seen:
+            raise UnusableClip(f"{footage.path} shows {seen} face(s), not face {choice}; give --face 0 to {seen - 1}, or largest")
+        raise UnusableClip(f"{footage.path} shows no face in any of {len(found)} frames; give footage with a visible face")
+    if missing and on_missing != "hold":
+        raise UnusableClip(
+            f"{footage.path} shows no face in {len(missing)} of {len(found)} frames, first in frame {missing[0]}; "
+            "use --on-missing-face hold to interpolate"
+        )
+    if len(missing) > _MOST_MISSING * len(found):
+        raise UnusableClip(f"{footage.path} shows a face in only {len(found) - len(missing)} of {len(found)} frames; cut the rest away")
+    return fill_missing(found), missing
+
+
+def _write_sound(clip: Clip, source: Source, footage: Footage, frames: int) -> bool:
+    if footage.has_audio:
+        samples = load_audio(source.path, footage.start)
+    elif source.sound is not None:
+        samples = load_audio(source.sound)
+    else:
+        clip.audio_path.unlink(missing_ok=True)
+        return False
+    with whole(clip.audio_path) as temporary:
+        write_wav(temporary, fit_to_frames(samples, frames))
+    return True
+
+
+def _write_skipped(clips: Path, sources: list[Source], report: Report) -> None:
+    """Keep what earlier runs over other videos left out; say anew what this run did."""
+    path = clips / "skipped.jsonl"
+    tried = {str(source.path) for source in sources}
+    old = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    rows = [row for row in old if row.get("source") not in tried]
+    rows += [{"source": source, "reason": reason} for source, reason in report.skipped]
+    if rows or path.exists():
+        write_text(path, "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows))
