@@ -16,43 +16,63 @@ from spear.errors import UnusableClip
 
 Samples = NDArray[np.float32]
 
+_JITTER = 0.05
+"""Time stamps may stray from the sample count by so much, s: containers round them to 1 ms and more."""
+_CLOCK_RESET = 10.0
+"""A step of the time stamps beyond this, s, is a new clock, not silence or sound to drop."""
 
-def pcm_frames(path: Path, layout: str, rate: int, form: str) -> Iterator[Any]:
-    """Decode the first audio track, resampled, as PyAV frames on the container's clock. Raises UnusableClip."""
-    path = Path(path)
-    if not path.is_file():
-        raise UnusableClip(f"{path} is not a file; give a file with speech")
-    try:
-        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
-    except (av.error.FFmpegError, ValueError) as error:
-        raise UnusableClip(f"{path} is not audio that can be read ({_brief(error)}); give a wav, flac, mp3, m4a or video file") from error
-    with container:
+
+def load_audio(path: Path, start: float | None = None) -> Samples:
+    """Samples at 16 kHz mono in -1..1, (N,), from `start` s on the container's clock (None: where the container starts).
+
+    Silence stands where the track starts later or has a gap. Raises UnusableClip where the file has no sound or cannot
+    be read.
+    """
+    return np.concatenate(list(pcm(path, "mono", SAMPLE_RATE, start)), axis=1)[0]
+
+
+def pcm(path: Path, layout: str, rate: int, start: float | None = None) -> Iterator[Samples]:
+    """Decode the first audio track, resampled, as pieces (channels, n) float32 that follow each other without a gap.
+
+    The first sample is at `start` s on the container's clock, as in `load_audio`. Raises UnusableClip.
+    """
+    with open_media(path, "a file with speech") as container:
         if not container.streams.audio:
             raise UnusableClip(f"{path} has no audio track; give a file with speech")
-        resampler = av.AudioResampler(format=form, layout=layout, rate=rate)
-        try:
-            for frame in container.decode(audio=0):
-                yield from resampler.resample(frame)
-            yield from resampler.resample(None)
-        except av.error.FFmpegError as error:
-            raise UnusableClip(f"{path} is damaged ({_brief(error)}); replace it") from error
+        begin = (container.start_time or 0) / av.time_base if start is None else start
+        done = 0  # samples given so far
+        shift: int | None = None  # what the clock of the time stamps is off by, samples
+        for frame in _resampled(container, path, layout, rate):
+            piece = frame.to_ndarray()
+            at = done if frame.pts is None else round((float(frame.pts * frame.time_base) - begin) * rate)
+            if shift is None:
+                shift = 0
+            elif abs(at + shift - done) > _CLOCK_RESET * rate:
+                shift = done - at
+            elif abs(at + shift - done) <= _JITTER * rate:
+                at = done - shift
+            if at + shift > done:
+                yield np.zeros((piece.shape[0], at + shift - done), np.float32)
+                done = at + shift
+            piece = piece[:, done - at - shift :]
+            if piece.size:
+                yield piece
+                done += piece.shape[1]
+        if done == 0:
+            raise UnusableClip(f"{path} holds no sound at all (0 samples); give a file with speech")
 
 
-def load_audio(path: Path, start: float = 0.0) -> Samples:
-    """Samples at 16 kHz mono in -1..1, (N,), from `start` s on the container's clock (silence where the track is later).
-
-    Raises UnusableClip where the file has no sound or cannot be read.
-    """
-    pieces: list[Samples] = []
-    offset = 0
-    for frame in pcm_frames(path, layout="mono", rate=SAMPLE_RATE, form="flt"):
-        if not pieces and frame.pts is not None:
-            offset = round((float(frame.pts * frame.time_base) - start) * SAMPLE_RATE)
-        pieces.append(frame.to_ndarray().reshape(-1))
-    samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-    if samples.size == 0:
-        raise UnusableClip(f"{path} holds no sound at all (0 samples); give a file with speech")
-    return np.pad(samples, (offset, 0)) if offset > 0 else samples[-offset:]
+def _resampled(container: Any, path: Path, layout: str, rate: int) -> Iterator[Any]:
+    resampler, form = None, None
+    for frame in decode(container, container.streams.audio[0], path):
+        if form != (frame.format.name, frame.layout.name, frame.sample_rate):  # may change in mid-stream
+            if resampler is not None:
+                yield from resampler.resample(None)
+            resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+            form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        yield from resampler.resample(frame)
+    if resampler is not None:
+        yield from resampler.resample(None)
 
 
 def fit_to_frames(samples: Samples, frames: int) -> Samples:
@@ -75,5 +95,43 @@ def write_wav(path: Path, samples: Samples) -> None:
         file.writeframes((np.clip(samples, -1, 1) * 32767).round().astype("<i2").tobytes())
 
 
-def _brief(error: Exception) -> str:
+def open_media(path: Path, wanted: str) -> Any:
+    """Open a media file for reading, as a PyAV container. wanted: what to give instead, for the error.
+
+    Raises UnusableClip where there is no such file or it is no media file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UnusableClip(f"{path} is a folder; give {wanted}")
+    if not path.is_file():
+        raise UnusableClip(f"{path} does not exist; give {wanted}")
+    try:
+        # a name may look like a URL, a playlist or (`%03d.png`, `*.png`) a row of pictures; it is one plain file
+        return av.open(f"file:{path}", options={"protocol_whitelist": "file", "pattern_type": "none"})
+    except (av.error.FFmpegError, ValueError) as error:
+        raise UnusableClip(f"{path} cannot be read as video, picture or sound ({brief(error)}); give {wanted}") from error
+
+
+def decode(container: Any, stream: Any, path: Path) -> Iterator[Any]:
+    """Frames of one track. Raises UnusableClip where the file is damaged.
+
+    Packets before the first frame may fail: recordings of broadcasts begin between key frames.
+    """
+    count = 0
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                if count:
+                    raise
+                continue
+            count += len(frames)
+            yield from frames
+    except av.error.FFmpegError as error:
+        raise UnusableClip(f"{path} is damaged after {count} frames ({brief(error)}); cut or replace it") from error
+
+
+def brief(error: Exception) -> str:
+    """What FFmpeg says, without the file name."""
     return str(getattr(error, "strerror", None) or error).strip().lower()

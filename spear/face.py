@@ -48,6 +48,7 @@ class FaceTracker:
         self._meshes = contextlib.ExitStack()
         self._mesh: Any = None
         self._last: Array | None = None
+        self._warm = False
         self.faces_seen = 0
         """Faces in the frame where the tracking started."""
 
@@ -61,9 +62,11 @@ class FaceTracker:
         """The 131 points, (131, 2) float32 px of this frame (H, W, 3), or None where the face is not found."""
         if self._mesh is None and not self._start(frame):
             return None
-        faces = _faces(self._mesh, frame)
+        with contextlib.nullcontext() if self._warm else silent_stderr():  # the first face makes the C++ side warn
+            faces = _faces(self._mesh, frame)
         if not faces:
             return None
+        self._warm = True
         nearest = min(faces, key=self._distance)
         if self._last is not None and self._distance(nearest) > face_width(self._last):
             return None  # the followed face is gone; another one is still there
@@ -74,7 +77,7 @@ class FaceTracker:
         return 0.0 if self._last is None else float(np.linalg.norm(points.mean(0) - self._last.mean(0)))
 
     def _start(self, frame: Frame) -> bool:
-        with _face_mesh(static_image_mode=True, max_num_faces=_MAX_FACES) as mesh:
+        with _face_mesh(static_image_mode=True, max_num_faces=_MAX_FACES) as mesh, silent_stderr():
             faces = sorted(_faces(mesh, frame), key=lambda points: float(points[:, 0].mean()))
         self.faces_seen = max(self.faces_seen, len(faces))
         if self._choice == "largest":

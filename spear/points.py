@@ -5,8 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 
 Array = NDArray[np.float32]
+POSES = ("rigid", "raw")
 
 _CHEEKS = [162, 127, 234, 93, 323, 454, 356, 389]
 _RIGHT_BROW_LOW, _RIGHT_BROW_HIGH = [70, 63, 105, 66, 107], [55, 65, 52, 53, 46]
@@ -85,3 +87,16 @@ def draw_sketch(points: Array, size: int, thickness: int = 2) -> NDArray[np.uint
     lines = [np.array([fixed[a], fixed[b]]) for a, b in EDGES]
     cv2.polylines(canvas, lines, False, 255, thickness, cv2.LINE_AA, shift=4)
     return canvas
+
+
+def pose_input(points: Array, kind: str) -> Array:
+    """The pose that drives stage 1, from (F, 131, 2): (F, 74, 2).
+
+    kind `raw` is the paper's: the 74 points as detected, which give the mouth away (lip opening can be told from them);
+    `rigid` keeps the head's motion only, by a low-pass over time (Gaussian, sigma 6 frames).
+    """
+    if kind not in POSES:
+        raise ValueError(f"pose {kind!r} is not one of {POSES}")
+    upper = points[:, UPPER]
+    return upper if kind == "raw" else gaussian_filter1d(upper, 6.0, axis=0, mode="nearest").astype(np.float32)
+

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import av
+import cv2
 import numpy as np
-from av.video.reformatter import Colorspace
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from spear.audio import pcm_frames
-from spear.clip import FPS, SAMPLE_RATE
-from spear.errors import UnusableClip
+from spear.audio import brief, decode, open_media, pcm
+from spear.clip import FPS
+from spear.errors import SpearError, UnusableClip
 
 Frame = NDArray[np.uint8]
 HD_HEIGHT = 720
 """From this height on, video without a colour tag is BT.709 by custom, below it BT.601."""
+SOUND_RATE = 48_000
+_CLOCK_RESET = 600
+"""A step of the time stamps beyond this, s, or back by more than a second is a new clock, not a held picture."""
+_WANTED = "a video or a picture with a face"
+_ROUNDING = 0.001
+"""Containers round times to 1 ms and more; without this, 50 fps footage would flicker between odd and even frames."""
+_EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+"""Without these flags swscale truncates on the way to RGB: every picture comes out one grey level too dark."""
 
 
 class Footage:
@@ -33,141 +46,133 @@ class Footage:
         """Raises UnusableClip where the file is absent, no picture or video, or has no frame."""
         self.path = Path(path)
         self.shown: list[int] = []
-        """Per output frame the number (in pts order) of its source frame; filled by a whole pass."""
+        """Per output frame the number (in order of showing) of its source frame; filled by a whole pass."""
         self._pts: list[int | None] = []
-        with self._open() as container:
-            if not container.streams.video:
-                raise UnusableClip(f"{self.path} has no video track; give a video or a picture with a face")
-            stream = container.streams.video[0]
-            self.start = float((stream.start_time or 0) * (stream.time_base or 0))
-            """When the first frame is shown, s on the container's clock."""
+        self._keys: list[int] = []
+        self._rgb = _Rgb()
+        with open_media(self.path, _WANTED) as container:
+            stream = self._track(container)
             self.has_audio = bool(container.streams.audio)
-            self.expected = self._declared_frames(container, stream)
-        self.height, self.width = self._first_frame().shape[:2]
-
-    @staticmethod
-    def _declared_frames(container: Any, stream: Any) -> int:
-        duration = stream.duration * stream.time_base if stream.duration else Fraction(container.duration or 0, 10**6)
-        return max(1, round(float(duration) * FPS))
-
-    def _first_frame(self) -> Frame:
-        for _, frame in self._timed(0):
-            return _rgb(frame)
+            self.expected, self._declared = _declared_frames(container, stream)
+            """How many frames there will be, for a progress bar; exact only after a whole pass."""
+            for frame in decode(container, stream, self.path):
+                self.start = float((frame.pts or 0) * (frame.time_base or 0))
+                """When the first frame is shown, s on the container's clock."""
+                self.height, self.width = self._rgb(frame).shape[:2]
+                return
         raise UnusableClip(f"{self.path} has no frame that can be decoded; give another file")
 
-    def _open(self) -> Any:
-        if not self.path.is_file():
-            raise UnusableClip(f"{self.path} is not a file; give a video or a picture with a face")
-        try:
-            # a file name may look like a URL or playlist to the demuxer; `file:` makes it a plain path
-            return av.open(f"file:{self.path}", options={"protocol_whitelist": "file"})
-        except (av.error.FFmpegError, ValueError) as error:
-            raise UnusableClip(f"{self.path} is not a video or picture that can be read ({_brief(error)}); give another file") from error
-
-    def _timed(self, first: int) -> Iterator[tuple[int, Any]]:
-        """Decoded frames with their number, from number `first` on."""
-        with self._open() as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            number = 0
-            target = self._pts[first] if 0 < first < len(self._pts) else None
-            if target is not None:
-                container.seek(target, stream=stream)
-            try:
-                for frame in container.decode(stream):
-                    if target is not None:
-                        if frame.pts is None or frame.pts > target:
-                            break  # the container seeks badly: count from the start instead
-                        if frame.pts < target:
-                            continue
-                        number, target = first, None
-                    if number >= first:
-                        yield number, frame
-                    number += 1
-                if target is None:
-                    return
-            except av.error.FFmpegError as error:
-                raise UnusableClip(f"{self.path} is damaged after frame {number} ({_brief(error)}); cut or replace it") from error
-        known, self._pts = self._pts, []
-        for number, frame in self._timed(0):
-            if number >= first:
-                yield number, frame
-        self._pts = known
+    def _track(self, container: Any) -> Any:
+        for stream in container.streams.video:
+            if not stream.disposition & Disposition.attached_pic:
+                return stream
+        what = "only a cover picture" if container.streams.video else "no video track"
+        raise UnusableClip(f"{self.path} has {what}; give {_WANTED}")
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
-        """Frames start..stop at 25 fps. `start` above 0 needs a whole pass before. Raises UnusableClip where damaged."""
-        if start > 0 or (stop is not None and self.shown):
-            yield from self._known_frames(start, len(self.shown) if stop is None else stop)
+        """Frames start..stop at 25 fps. Raises UnusableClip where the file is damaged or ends early."""
+        if start == 0 and (stop is None or not self.shown):
+            yield from self._first_pass(stop)
             return
-        self.shown, self._pts, count = [], [], 0
-        for number, frame in self._sampled():
-            if stop is not None and count >= stop:
+        if not self.shown:
+            for _ in self._sampled():  # notes what is shown when
+                pass
+        yield from self._known_frames(self.shown[start:stop])
+
+    def _first_pass(self, stop: int | None) -> Iterator[Frame]:
+        last = -1
+        for count, (number, frame) in enumerate(self._sampled()):
+            if count == stop:
                 return
-            if not self.shown or self.shown[-1] != number:
-                picture = _rgb(frame)
-            self.shown.append(number)
-            count += 1
+            if number != last:
+                picture, last = self._rgb(frame), number
             yield picture
-        if count < 0.9 * self.expected - FPS:
-            raise UnusableClip(f"{self.path} ends after {count} of {self.expected} frames; it is truncated: replace it")
 
     def _sampled(self) -> Iterator[tuple[int, Any]]:
-        previous: tuple[int, Any] | None = None
-        index, origin, now, step = 0, None, 0.0, 1 / FPS
-        for number, frame in self._timed(0):
-            self._pts.append(frame.pts)
+        """Number and source frame of each output frame; at the end of the pass `shown` and the key frames are known."""
+        shown: list[int] = []
+        pts: list[int | None] = []
+        keys: list[int] = []
+        step = 1 / FPS
+        now, origin, previous = -step, None, None
+        for number, frame in enumerate(self._decoded()):
             base = float(frame.time_base or 0)
             if frame.pts is None:
-                now = now + step if previous else 0.0
+                now += step
             else:
-                origin = frame.pts if origin is None else origin
-                now = (frame.pts - origin) * base
-            while previous is not None and now > (index + 0.5) / FPS:
-                yield previous
-                index += 1
-            if frame.duration:
-                step = frame.duration * base
-            previous = (number, frame)
-        if previous is None:
-            raise UnusableClip(f"{self.path} has no frame that can be decoded; give another file")
-        while index < max(1, round((now + step) * FPS)):
-            yield previous
-            index += 1
+                if origin is None or not -1 < frame.pts * base - origin - now < _CLOCK_RESET:
+                    origin = frame.pts * base - (now + step)
+                now = max(now, frame.pts * base - origin)
+            while number and now > (len(shown) + 0.5) / FPS + _ROUNDING:
+                shown.append(number - 1)
+                yield number - 1, previous
+            step = frame.duration * base or step
+            previous = frame
+            pts.append(frame.pts)
+            if frame.key_frame:
+                keys.append(number)
+        while previous is not None and len(shown) < max(1, round((now + step) * FPS)):
+            shown.append(len(pts) - 1)
+            yield len(pts) - 1, previous
+        if self._declared and len(shown) < 0.98 * self.expected - 5:
+            raise UnusableClip(f"{self.path} ends after {len(shown)} of {self.expected} frames; it is truncated: replace it")
+        rising = all(a is not None and b is not None and a < b for a, b in pairwise(pts))
+        self.shown, self._pts, self._keys = shown, pts, keys if rising else []
 
-    def _known_frames(self, start: int, stop: int) -> Iterator[Frame]:
-        wanted = self.shown[start:stop]
-        if not wanted:
-            return
+    def _decoded(self, seek_to: int | None = None) -> Iterator[Any]:
+        """Source frames in order of showing; the container is asked to begin before the time stamp `seek_to`."""
+        with open_media(self.path, _WANTED) as container:
+            stream = self._track(container)
+            stream.thread_type = "AUTO"
+            if seek_to is not None:
+                container.seek(seek_to, stream=stream)
+            yield from decode(container, stream, self.path)
+
+    def _known_frames(self, wanted: list[int]) -> Iterator[Frame]:
+        """The source frames of these numbers, which rise and may repeat."""
         position = 0
-        for number, frame in self._timed(wanted[0]):
-            if number != wanted[position]:
-                continue
-            picture = _rgb(frame)
-            while position < len(wanted) and wanted[position] == number:
-                yield picture
-                position += 1
+        for jump in (True, False):  # where a jump does not land well, go on from the first frame
             if position == len(wanted):
+                return
+            for number, frame in self._from(wanted[position] if jump else 0):
+                if number != wanted[position]:
+                    continue
+                picture = self._rgb(frame)
+                while position < len(wanted) and wanted[position] == number:
+                    yield picture
+                    position += 1
+                if position == len(wanted):
+                    return
+
+    def _from(self, first: int) -> Iterator[tuple[int, Any]]:
+        """Number and source frame, from a key frame before number `first` on; ends early where the container seeks badly."""
+        key = self._keys[bisect_right(self._keys, first) - 1] if self._keys else 0
+        if key <= 0:
+            yield from enumerate(self._decoded())
+            return
+        number = key
+        for frame in self._decoded(self._pts[key]):
+            if frame.pts == self._pts[number] and (number > key or frame.key_frame):
+                yield number, frame
+                number += 1
+            elif number > key or frame.pts is None or frame.pts > self._pts[key]:
                 return
 
     def ping_pong(self, count: int) -> Iterator[Frame]:
-        """`count` frames, forward, then backward, and so on; needs a whole pass before. Backward in pieces of memory."""
-        total = len(self.shown)
+        """`count` frames, forward, then backward, and so on; backward in pieces, so that memory stays flat."""
         piece = max(8, 200_000_000 // (self.height * self.width * 3))
-        if total == 1:
-            picture = next(self.frames(0, 1))
-            yield from (picture for _ in range(count))
-            return
         left = count
         while left > 0:
-            for picture in self.frames(0, min(total, left)):
+            for picture in self.frames(0, min(left, len(self.shown)) if self.shown else left):
                 yield picture
                 left -= 1
-            stop = total - 1  # the turning frames are shown once
+            if len(self.shown) == 1:
+                yield from repeat(picture, left)
+                return
+            stop = len(self.shown) - 1  # the turning frames are shown once
             while left > 0 and stop > 1:
                 start = max(1, stop - piece)
-                for picture in reversed(list(self.frames(start, stop))):
-                    if left == 0:
-                        return
+                for picture in list(self.frames(start, stop))[: -left - 1 : -1]:
                     yield picture
                     left -= 1
                 stop = start
@@ -181,14 +186,43 @@ def ping_pong_index(count: int, total: int) -> NDArray[np.int64]:
     return np.where(cycle < total, cycle, 2 * total - 2 - cycle)
 
 
-def _rgb(frame: Any) -> Frame:
-    source = Colorspace.ITU709 if frame.colorspace == 2 and frame.height >= HD_HEIGHT else None
-    picture = frame.to_ndarray(format="rgb24", src_colorspace=source)
-    return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90 % 4))
+def _declared_frames(container: Any, stream: Any) -> tuple[int, bool]:
+    """How many output frames the file announces, and whether it says so of this very track."""
+    name = container.format.name
+    length = float(stream.duration * stream.time_base) if stream.duration else None
+    if name.startswith("matroska") and "DURATION" in stream.metadata:  # hh:mm:ss.fraction
+        hours, minutes, seconds = map(float, stream.metadata["DURATION"].split(":"))
+        length = hours * 3600 + minutes * 60 + seconds
+    declared = length is not None and name.startswith(("mov", "matroska", "avi"))
+    return max(1, round((length or (container.duration or 0) / av.time_base) * FPS)), declared
 
 
-def _brief(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error).strip().lower()
+class _Rgb:
+    """Turns decoded frames into upright RGB pictures of one size, that of the first."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()  # kept: setting one up costs more than converting a small frame
+        self._size: tuple[int, int] | None = None
+
+    def __call__(self, frame: Any) -> Frame:
+        """(H, W, 3) uint8."""
+        self._size = self._size or (frame.width, frame.height)  # recordings of video calls change size in mid-stream
+        width, height = self._size
+        source = Colorspace.ITU709 if frame.colorspace == _UNTAGGED and frame.height >= HD_HEIGHT else None
+        # planes and a merge take half the time of packed rgb24 from swscale, for the same values
+        planes = self._reformatter.reformat(frame, width, height, "gbrp", src_colorspace=source, interpolation=_EXACT, threads=1).planes
+        green, blue, red = (np.frombuffer(p, np.uint8).reshape(height, p.line_size)[:, :width] for p in planes)
+        return _upright(cv2.merge([red, green, blue]), frame)
+
+
+def _upright(picture: Frame, frame: Any) -> Frame:
+    side_data = frame.side_data.get(SideData.DISPLAYMATRIX)
+    if side_data is None:
+        return picture
+    x_to_x, x_to_y, _, y_to_x, y_to_y = np.frombuffer(side_data, np.int32)[:5]
+    if abs(x_to_y) > abs(x_to_x):
+        picture, x_to_x, y_to_y = picture.transpose(1, 0, 2), y_to_x, x_to_y
+    return np.ascontiguousarray(picture[:: -1 if y_to_y < 0 else 1, :: -1 if x_to_x < 0 else 1])
 
 
 class VideoWriter:
@@ -197,8 +231,18 @@ class VideoWriter:
     def __init__(
         self, path: Path, width: int, height: int, sound: Path | None = None, *, crf: int = 18, random_access: bool = False
     ) -> None:
-        """sound: a file whose audio track is resampled to AAC; random_access: many key frames and fixed bytes, for face.mp4."""
-        self._container = av.open(str(path), "w", options={"movflags": "+faststart"})
+        """sound: a file whose audio track is resampled to AAC; random_access: many key frames and fixed bytes, for face.mp4.
+
+        Raises UnusableClip where `sound` has none, SpearError where `path` cannot be written.
+        """
+        if Path(path).suffix.lower() not in _SUFFIXES:
+            raise SpearError(f"{path} cannot be written as video; choose a name that ends in {' or '.join(_SUFFIXES)}")
+        self.path = path
+        self._sound = iter(()) if sound is None else _blocks(pcm(sound, "stereo", SOUND_RATE), SOUND_RATE // FPS)
+        first = next(self._sound, None)  # fails before there is an output file
+        self._sound = chain([first], self._sound)
+        with self._told():
+            self._container = av.open(f"file:{path}", "w", options={"movflags": "+faststart"})
         self._video: Any = self._container.add_stream("libx264", rate=FPS)
         self._video.width, self._video.height = width + width % 2, height + height % 2
         self._video.pix_fmt = "yuv420p"
@@ -208,41 +252,8 @@ class VideoWriter:
         if random_access:
             options |= {"g": "10", "bf": "0", "threads": "1"}
         self._video.options = options
-        self._count = 0
-        self._sound = iter(()) if sound is None else pcm_frames(sound, layout="stereo", rate=48_000, form="fltp")
-        self._audio: Any = None if sound is None else self._container.add_stream("aac", rate=48_000, layout="stereo")
+        self._reformatter = VideoReformatter()
+        self._audio: Any = None if sound is None else self._container.add_stream("aac", rate=SOUND_RATE, layout="stereo")
         if self._audio is not None:
             self._audio.bit_rate = 128_000
-        self._sound_until = 0.0
-
-    def write(self, frame: Frame) -> None:
-        """Add one frame (H, W, 3) uint8, and the sound up to its end."""
-        odd_rows, odd_columns = frame.shape[0] % 2, frame.shape[1] % 2
-        if odd_rows or odd_columns:
-            frame = np.pad(frame, ((0, odd_rows), (0, odd_columns), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
-        picture.pts, picture.time_base = self._count, Fraction(1, FPS)
-        self._container.mux(self._video.encode(picture))
-        self._count += 1
-        self._write_sound(self._count / FPS)
-
-    def _write_sound(self, until: float) -> None:
-        while self._audio is not None and self._sound_until < until:
-            frame = next(self._sound, None)
-            if frame is None:
-                return
-            self._sound_until = float((frame.pts + frame.samples) * frame.time_base)
-            self._container.mux(self._audio.encode(frame))
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self._container.mux(self._video.encode())
-                if self._audio is not None:
-                    self._container.mux(self._audio.encode())
-        finally:
-            self._container.close()
+        self._count = 0

@@ -1,7 +1,8 @@
 """The InceptionV3 of FID: 2048 features of a picture, from the weight file that pytorch-fid publishes; torch only.
 
-It is the network of Szegedy et al. (2015, arXiv:1512.00567) as TensorFlow ran it in 2015 (Heusel et al. 2018): its average
-pools do not count the padding, and its last block pools by maximum. Numbers from torchvision's ImageNet weights are no FID.
+It is the network of Szegedy et al. (2015, arXiv:1512.00567) as TensorFlow ran it in 2015 (Heusel et al. 2018): its
+average pools do not count the padding, and its last block pools by maximum. Numbers from torchvision's ImageNet weights
+are no FID.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -119,7 +122,8 @@ def _grid17(channels: int, inner: int) -> Mixed:
 
 def _to_grid8(channels: int) -> Mixed:
     long: list[Step | list[Step]] = [
-        ("branch7x7x3_1", 192, 1), ("branch7x7x3_2", 192, (1, 7)), ("branch7x7x3_3", 192, (7, 1)), ("branch7x7x3_4", 192, 3),
+        ("branch7x7x3_1", 192, 1), ("branch7x7x3_2", 192, (1, 7)),
+        ("branch7x7x3_3", 192, (7, 1)), ("branch7x7x3_4", 192, 3),
     ]  # fmt: skip
     return Mixed(channels, [[("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3)], long], halve=True)
 
@@ -138,7 +142,7 @@ def _grid8(channels: int, max_pool: bool) -> Mixed:
 
 
 class Inception(nn.Module):
-    """Pictures (B, 3, H, W) float in 0..1 -> features (B, 2048). The names of its parts are those of the weight file."""
+    """Pictures (B, 3, H, W) float in 0..1 -> features (B, 2048). Its parts are named as in the weight file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,6 +173,13 @@ class Inception(nn.Module):
         x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
         return x.mean(dim=(2, 3))
+
+    @torch.inference_mode()
+    def embed(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features (B, 2048) of pictures (B, H, W, 3) uint8 RGB."""
+        batch = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.Conv2d_1a_3x3.conv.weight.device)
+        features: NDArray[np.float32] = self(batch.permute(0, 3, 1, 2).float() / 255).cpu().numpy()
+        return features
 
 
 def find_inception_weights(path: Path | None = None) -> Path:

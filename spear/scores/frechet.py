@@ -65,8 +65,8 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) between two Gaussians with the given means and covariances; >= 0.
 
     tr (S1 S2)^1/2 equals tr (S1^1/2 S2 S1^1/2)^1/2, which is symmetric and so needs eigh only: no complex numbers, no
-    epsilon on the diagonal, defined for fewer vectors than dimensions too. Raises ValueError for unequal widths or fewer
-    than two vectors.
+    epsilon on the diagonal, defined for fewer vectors than dimensions too.
+    Raises ValueError for unequal widths or fewer than two vectors.
     """
     if a.width != b.width:
         raise ValueError(f"cannot compare features of width {a.width} and {b.width}")
@@ -89,6 +89,6 @@ def _half(covariance: Matrix) -> Matrix:
 
 
 def _positive(values: Matrix) -> Matrix:
-    """Eigenvalues with rounding noise set to zero: a root would blow 1e-16 up to 1e-8, times thousands of dimensions."""
+    """Eigenvalues with rounding noise set to 0: a root would blow 1e-16 up to 1e-8, times thousands of dimensions."""
     noise = len(values) * np.finfo(np.float64).eps * max(values.max(initial=0.0), 0.0)
     return np.where(values > noise, values, 0.0)

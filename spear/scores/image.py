@@ -29,8 +29,9 @@ def psnr(pred: Picture, truth: Picture) -> float:
 def ssim(pred: Picture, truth: Picture) -> float:
     """Structural similarity of two pictures (H, W, 3) uint8, mean of the three channels; 1 for identical ones.
 
-    The setting of the original paper (Wang et al. 2004): Gaussian window with sigma 1.5, 11 x 11 px, population covariance,
-    K1 = 0.01, K2 = 0.03, data range 255, on RGB. Raises ValueError for other shapes or types, or a side below 11 px.
+    The setting of the original paper (Wang et al. 2004): Gaussian window with sigma 1.5, 11 x 11 px, population
+    covariance, K1 = 0.01, K2 = 0.03, data range 255; on RGB, where that paper has grey pictures.
+    Raises ValueError for other shapes or types, or a side below 11 px.
     """
     _check(pred, truth, _WINDOW)
     value = structural_similarity(

@@ -19,8 +19,8 @@ STILL = 1e-6
 def landmark_distance(pred: ArrayLike, truth: ArrayLike, width: ArrayLike) -> float:
     """LD, eq. 9: mean over frames and points of |pred - truth| / width.
 
-    pred, truth: (F, P, 2) in the same px; width: (F,) or one number, face width in those px. Returns a ratio of the face
-    width. With width = 1 it is the mean distance in px. Raises ValueError for other shapes, NaN, or a width <= 0.
+    pred, truth: (F, P, 2) in the same px; width: (F,) or one number, face width in those px. Returns a ratio of the
+    face width; with width = 1 the mean distance in px. Raises ValueError for other shapes, NaN, or a width <= 0.
     """
     pred, truth, width = _checked(pred, truth, width, least=1)
     return float(np.mean(np.linalg.norm(pred - truth, axis=-1) / width[:, None]))
@@ -31,9 +31,10 @@ def landmark_velocity_distance(
 ) -> float:
     """LVD, eq. 6: mean over steps f -> f+1 and points of |(pred step) - (truth step)|^2.
 
-    pred, truth: (F, P, 2) in the same px, F >= 2; width: (F,) or one number, px; a step is divided by the mean of its two
-    frames' widths. squared=True is eq. 6 as printed, in face widths squared; squared=False leaves out the square, in face
-    widths. found: (F,) bool, steps that touch a frame without a face are left out (its points may be NaN).
+    pred, truth: (F, P, 2) in the same px, F >= 2; width: (F,) or one number, px; a step is divided by the mean of the
+    widths of its two frames. squared=True is eq. 6 as printed, in face widths squared (width = 1: px squared);
+    squared=False leaves out the square, in face widths. found: (F,) bool, steps that touch a frame without a face are
+    left out (its points and width may be NaN).
     Raises ValueError for other shapes, NaN in a found frame, a width <= 0, or where no step is left.
     """
     known = _found(found, len(np.asarray(truth)))
@@ -75,15 +76,15 @@ def best_lag(
 ) -> tuple[float, int]:
     """The largest correlation of the openings over lags of -reach..reach frames, and that lag.
 
-    pred, truth: (F,) lip openings; found: (F,) bool, frames with both faces (others may be NaN). A lag above 0 says that
-    the prediction is late: pred[f + lag] goes with truth[f]. Of equal correlations the lag nearest to 0 wins. A lag counts
-    only where at least half of the frames with a face, and three, overlap, since few frames correlate by chance.
+    pred, truth: (F,) lip openings; found: (F,) bool, frames with both faces (others may be NaN). A lag above 0 says
+    that the prediction is late: pred[f + lag] goes with truth[f]. Of equal correlations the lag nearest to 0 wins.
+    A lag counts only where at least half of the found frames, and three, overlap: few frames correlate by chance.
     Returns (0.0, 0) where no lag counts or a mouth is still. Raises ValueError as `opening_correlation`.
     """
     known = _found(found, len(np.asarray(truth)))
     a, b = _series(pred, truth, known)
     frames, best, least = len(a), (0.0, 0), max(3, (int(known.sum()) + 1) // 2)
-    beaten = False
+    chosen = False
     for lag in sorted(range(-reach, reach + 1), key=abs):
         late = slice(max(lag, 0), max(frames + min(lag, 0), 0))
         early = slice(max(-lag, 0), max(frames - max(lag, 0), 0))
@@ -94,8 +95,8 @@ def best_lag(
         if _still(x) or _still(y):
             continue
         r = opening_correlation(x, y)
-        if not beaten or r > best[0] + 1e-12:
-            best, beaten = (r, lag), True
+        if not chosen or r > best[0] + 1e-12:
+            best, chosen = (r, lag), True
     return best
 
 

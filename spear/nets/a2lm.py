@@ -1,0 +1,196 @@
+"""Stage 1, audio to landmarks (section 3.1). Letters: B batch, T frames, R references, L layers, W width of a feature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spear.clip import CROP
+from spear.points import LOWER, N_LOWER, N_POINTS, N_UPPER, UPPER
+
+_WINDOW_MARGIN = 25
+"""Frames that neighbouring windows share when a long track is predicted; their results are blended."""
+
+
+@dataclass(frozen=True)
+class A2LMConfig:
+    """Sizes of the net and what it was trained to read.
+
+    deep_encoders: the paper's convolutions over each frame with global average pooling; else one linear layer and
+    convolutions over time. residual: predict the distance to the references' mean lower face, carried along by the pose.
+    """
+
+    encoder: str
+    encoder_settings: dict[str, Any]
+    feature_shape: tuple[int, int]
+    pose: str = "rigid"
+    width: int = 160
+    layers: int = 3
+    heads: int = 4
+    feedforward: int = 512
+    dropout: float = 0.1
+    references: int = 15
+    window: int = 75
+    deep_encoders: bool = False
+    residual: bool = True
+
+    @classmethod
+    def paper(cls, **known: Any) -> A2LMConfig:
+        """Section 3.1 as it stands: width 512, 4 layers, 4 heads."""
+        return cls(**known, width=512, layers=4, feedforward=1024, deep_encoders=True, residual=False)
+
+
+class ResidualConv(nn.Module):
+    """A 1D convolution with normalisation beside a (projected) identity: (N, C, W) -> (N, C', ceil(W / stride))."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv1d(channels, width, 3, stride, 1), nn.GroupNorm(8, width), nn.ReLU(), nn.Conv1d(width, width, 3, 1, 1)
+        )
+        self.skip = nn.Conv1d(channels, width, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.main(x) + self.skip(x))
+
+
+class FrameEncoder(nn.Module):
+    """The paper's encoders (3.1.1, 3.1.2): each frame (C, W) through stacked residual 1D convolutions, length shrinking and
+    channels growing, then global average pooling: (B, T, C, W) -> (B, T, width)."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        sizes = [channels, width // 8, width // 4, width // 2, width]
+        self.layers = nn.Sequential(*(ResidualConv(a, b, stride=2) for a, b in zip(sizes, sizes[1:], strict=False)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time = x.shape[:2]
+        return self.layers(x.flatten(0, 1)).mean(-1).unflatten(0, (batch, time))
+
+
+class TrackEncoder(nn.Module):
+    """Small: each frame through one linear layer, then convolutions over time: (B, T, C, W) -> (B, T, width)."""
+
+    def __init__(self, size: int, width: int, dropout: float, time_layers: int = 2) -> None:
+        super().__init__()
+        self.inward = nn.Sequential(nn.Flatten(2), nn.Dropout(dropout), nn.Linear(size, width), nn.GELU())
+        self.over_time = nn.ModuleList(
+            nn.Sequential(nn.GroupNorm(1, width), nn.Conv1d(width, width, 5, padding=2), nn.GELU()) for _ in range(time_layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inward(x).transpose(1, 2)
+        for layer in self.over_time:
+            x = x + layer(x)
+        return x.transpose(1, 2)
+
+
+class LandmarkDecoder(nn.Module):
+    """Section 3.1.3: position and modality embeddings, Transformer encoder, linear layer -> (B, T, 57, 2)."""
+
+    def __init__(self, config: A2LMConfig) -> None:
+        super().__init__()
+        self.modality = nn.Parameter(torch.randn(3, config.width) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            config.width, config.heads, config.feedforward, config.dropout, "gelu", batch_first=True, norm_first=True
+        )
+        self.transformer = nn.TransformerEncoder(
+            layer, config.layers, norm=nn.LayerNorm(config.width), enable_nested_tensor=False
+        )
+        self.outward = nn.Linear(config.width, N_LOWER * 2)
+        if config.residual:
+            nn.init.zeros_(self.outward.weight)
+            nn.init.zeros_(self.outward.bias)
+
+    def forward(self, audio: Tensor, pose: Tensor, references: Tensor) -> Tensor:
+        time = audio.shape[1]
+        place = sinusoids(time, audio.shape[2], audio.device)
+        audio, pose = audio + place + self.modality[0], pose + place + self.modality[1]
+        tokens = self.transformer(torch.cat([audio, pose, references + self.modality[2]], 1))
+        # the pose tokens carry the answer: one for each frame to be predicted
+        return self.outward(tokens[:, time : 2 * time]).unflatten(-1, (N_LOWER, 2))
+
+
+class A2LM(nn.Module):
+    """Audio features, pose and references -> the 57 points of the lower face, in crop px."""
+
+    def __init__(
+        self, config: A2LMConfig, audio: nn.Module, pose: nn.Module, references: nn.Module, decoder: LandmarkDecoder
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.audio, self.pose, self.references, self.decoder = audio, pose, references, decoder
+        self.feature_mean: Tensor
+        self.feature_scale: Tensor
+        self.register_buffer("feature_mean", torch.zeros(config.feature_shape))
+        self.register_buffer("feature_scale", torch.ones(config.feature_shape))
+
+    def forward(self, features: Tensor, pose: Tensor, references: Tensor) -> Tensor:
+        """features (B, T, L, W), pose (B, T, 74, 2) and references (B, R, 131, 2) in crop px -> (B, T, 57, 2) crop px."""
+        audio = self.audio((features - self.feature_mean) / self.feature_scale)
+        heads, faces = _unit(pose), _unit(references)
+        offset = self.decoder(audio, self.pose(heads.transpose(2, 3)), self.references(faces.transpose(2, 3)))
+        base = carried_lower_face(heads, faces) if self.config.residual else 0.0
+        return (base + offset) * CROP + CROP / 2
+
+
+def build_a2lm(config: A2LMConfig) -> A2LM:
+    """The net for a config, with fresh weights."""
+    layers, width = config.feature_shape
+    if config.deep_encoders:
+        audio, pose, faces = (FrameEncoder(channels, config.width) for channels in (layers, 2, 2))
+        return A2LM(config, audio, pose, faces, LandmarkDecoder(config))
+    sizes = (layers * width, N_UPPER * 2, N_POINTS * 2)
+    tracks = [TrackEncoder(size, config.width, config.dropout, time) for size, time in zip(sizes, (2, 1, 0), strict=True)]
+    return A2LM(config, *tracks, LandmarkDecoder(config))
+
+
+def _unit(points: Tensor) -> Tensor:
+    """Crop px -> about -0.5..0.5; the crop itself comes from the pose alone, so this tells nothing of the mouth."""
+    return (points - CROP / 2) / CROP
+
+
+def carried_lower_face(pose: Tensor, references: Tensor) -> Tensor:
+    """The references' mean lower face, moved as their mean upper face must move to meet the pose (affine least squares).
+
+    pose (B, T, 74, 2), references (B, R, 131, 2) -> (B, T, 57, 2). It is also the baseline that LD is compared with.
+    """
+    mean = references.mean(1)
+    upper, lower = (torch.cat([mean[:, part], torch.ones_like(mean[:, part, :1])], -1) for part in (UPPER, LOWER))
+    upper = upper.double()
+    gram = upper.transpose(1, 2) @ upper + 1e-6 * torch.eye(3, dtype=torch.float64, device=upper.device)
+    solve = torch.linalg.solve(gram, upper.transpose(1, 2)).to(pose.dtype)
+    return lower[:, None] @ (solve[:, None] @ pose)
+
+
+def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
+    """Position embeddings for any length: (length, width)."""
+    rate = torch.exp(torch.arange(0, width, 2, device=device) * (-torch.log(torch.tensor(10_000.0)) / width))
+    angle = torch.arange(length, device=device)[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+
+
+@torch.no_grad()
+def predict_landmarks(net: A2LM, features: Tensor, pose: Tensor, references: Tensor) -> Tensor:
+    """A whole track of any length in windows of the training length, blended where they overlap.
+
+    features (F, L, W), pose (F, 74, 2), references (R, 131, 2) -> (F, 57, 2) crop px, on the CPU.
+    """
+    total, window = features.shape[0], net.config.window
+    device = next(net.parameters()).device
+    result, weight = torch.zeros(total, N_LOWER, 2), torch.zeros(total, 1, 1)
+    ramp = torch.minimum(torch.arange(1, window + 1), torch.arange(window, 0, -1)).clamp(max=_WINDOW_MARGIN).view(-1, 1, 1)
+    for start in _window_starts(total, window, window - _WINDOW_MARGIN):
+        part = slice(start, min(start + window, total))
+        points = net(features[None, part].to(device), pose[None, part].to(device), references[None].to(device))[0].cpu()
+        result[part] += points * ramp[: points.shape[0]]
+        weight[part] += ramp[: points.shape[0]]
+    return result / weight
+
+
+def _window_starts(total: int, window: int, step: int) -> list[int]:
+    last = max(0, total - window)
+    return [*range(0, last, step), last]
