@@ -26,6 +26,7 @@ from spear.video import Footage
 
 SIDE = 128  # training windows: four times the variety of whole crops at the same cost
 BATCH = 16
+TAUGHT = 4  # the teacher costs four times the pupil: it sees this many of a batch
 
 
 class TeacherBlock(nn.Module):
@@ -71,7 +72,7 @@ def load_portraits(folder: Path) -> list[NDArray[np.uint8]]:
     """The face crop of every still that shows a face."""
     crops = []
     for path in sorted(folder.glob("*.jpg")):
-        frame = next(Footage(path).frames())
+        frame = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
         with FaceTracker() as tracker:
             points = tracker(frame)
         if points is not None:
@@ -124,12 +125,12 @@ def main(
             group["lr"] = 1e-3 * min(1, (step + 1) / 100) * (0.5 + 0.5 * np.cos(np.pi * spent)) + 1e-5
         batch = batch.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            latent, wanted = net.encode(batch), teacher((batch + 1) / 2)
+            latent, wanted = net.encode(batch), teacher((batch[:TAUGHT] + 1) / 2)
             picture = net.decode(latent)
             feature_loss = perceptual(picture, batch)
         error = picture.float() - batch
         loss = error.abs().mean() + 4 * error.square().mean() + 0.05 * feature_loss.float()
-        loss = loss + 0.05 * (latent.float() - wanted.float()).square().mean()
+        loss = loss + 0.05 * (latent[:TAUGHT].float() - wanted.float()).square().mean()
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)

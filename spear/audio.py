@@ -109,7 +109,9 @@ def open_media(path: Path, wanted: str) -> Any:
         # a name may look like a URL, a playlist or (`%03d.png`, `*.png`) a row of pictures; it is one plain file
         return av.open(f"file:{path}", options={"protocol_whitelist": "file", "pattern_type": "none"})
     except (av.error.FFmpegError, ValueError) as error:
-        raise UnusableClip(f"{path} cannot be read as video, picture or sound ({brief(error)}); give {wanted}") from error
+        raise UnusableClip(
+            f"{path} cannot be read as video, picture or sound ({brief(error)}); give {wanted}"
+        ) from error
 
 
 def decode(container: Any, stream: Any, path: Path) -> Iterator[Any]:

@@ -129,7 +129,7 @@ class Clip:
 
     def landmarks(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """points (F, 131, 2) in crop px and confidence (F,). Raises SpearError where they are absent or stale."""
-        self._require(self.landmarks_path, "spear landmarks")
+        self.require_landmarks()
         tensors, _ = read_tensors(self.landmarks_path)
         points, confidence = tensors["points"].numpy(), tensors["confidence"].numpy()
         if points.shape != (self.info.frames, N_POINTS, 2):
@@ -144,18 +144,28 @@ class Clip:
     def features(self, encoder: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Frames start..stop of the features, (F, L, W) float32; only that window is read from disk.
 
-        Raises SpearError where they are absent or stale.
+        The caller has checked with require_features that they are there and fit.
         """
         path = self.features_path(encoder)
-        self._require(path, f"spear extract-audio-features --encoder {encoder}")
         with safe_open(path, framework="pt") as file:
             return file.get_slice("features")[start : self.info.frames if stop is None else stop].float()
 
-    def _require(self, path: Path, command: str) -> None:
+    def require_landmarks(self) -> None:
+        """Raises SpearError where the landmarks are absent or were made from an older clip."""
+        self._require(self.landmarks_path, "spear landmarks")
+
+    def require_features(self, encoder: str) -> dict[str, Any]:
+        """The settings that the features were made with. Raises SpearError where they are absent or stale."""
+        path = self.features_path(encoder)
+        return dict(self._require(path, f"spear extract-audio-features --encoder {encoder}")["settings"])
+
+    def _require(self, path: Path, command: str) -> dict[str, Any]:
         if not path.exists():
             raise SpearError(f"no {path.name} in {self.folder}; run `{command}` first")
-        if read_about(path).get("clip") != self.fingerprint:
+        about = read_about(path)
+        if about.get("clip") != self.fingerprint:
             raise SpearError(f"{path} was made before the clip was preprocessed anew; run `{command}` again")
+        return about
 
 
 def find_clips(root: Path, split: str | None = None) -> list[Clip]:

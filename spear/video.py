@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import pairwise, repeat
 from pathlib import Path
@@ -26,12 +28,19 @@ Frame = NDArray[np.uint8]
 HD_HEIGHT = 720
 """From this height on, video without a colour tag is BT.709 by custom, below it BT.601."""
 SOUND_RATE = 48_000
+_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")
+_UNTAGGED = 2
+"""FFmpeg's AVCOL_SPC_UNSPECIFIED."""
 _CLOCK_RESET = 600
 """A step of the time stamps beyond this, s, or back by more than a second is a new clock, not a held picture."""
+_AHEAD = (0.0, 1.0, None)
+"""How long before a key frame to seek, s, one after the other: MPEG-TS and PS land behind the place that was asked for."""
 _WANTED = "a video or a picture with a face"
 _ROUNDING = 0.001
 """Containers round times to 1 ms and more; without this, 50 fps footage would flicker between odd and even frames."""
-_EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+_EXACT = (
+    Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+)
 """Without these flags swscale truncates on the way to RGB: every picture comes out one grey level too dark."""
 
 
@@ -93,48 +102,42 @@ class Footage:
         shown: list[int] = []
         pts: list[int | None] = []
         keys: list[int] = []
-        step = 1 / FPS
-        now, origin, previous = -step, None, None
-        for number, frame in enumerate(self._decoded()):
-            base = float(frame.time_base or 0)
-            if frame.pts is None:
-                now += step
-            else:
-                if origin is None or not -1 < frame.pts * base - origin - now < _CLOCK_RESET:
-                    origin = frame.pts * base - (now + step)
-                now = max(now, frame.pts * base - origin)
-            while number and now > (len(shown) + 0.5) / FPS + _ROUNDING:
+        previous, end = None, 0.0
+        for number, (frame, begin, end) in enumerate(_timed(self._decoded())):  # noqa: B007
+            while number and begin > (len(shown) + 0.5) / FPS + _ROUNDING:
                 shown.append(number - 1)
                 yield number - 1, previous
-            step = frame.duration * base or step
             previous = frame
             pts.append(frame.pts)
             if frame.key_frame:
                 keys.append(number)
-        while previous is not None and len(shown) < max(1, round((now + step) * FPS)):
+        while previous is not None and len(shown) < max(1, round(end * FPS)):
             shown.append(len(pts) - 1)
             yield len(pts) - 1, previous
         if self._declared and len(shown) < 0.98 * self.expected - 5:
-            raise UnusableClip(f"{self.path} ends after {len(shown)} of {self.expected} frames; it is truncated: replace it")
+            raise UnusableClip(
+                f"{self.path} ends after {len(shown)} of {self.expected} frames; it is truncated: replace it"
+            )
         rising = all(a is not None and b is not None and a < b for a, b in pairwise(pts))
         self.shown, self._pts, self._keys = shown, pts, keys if rising else []
 
-    def _decoded(self, seek_to: int | None = None) -> Iterator[Any]:
-        """Source frames in order of showing; the container is asked to begin before the time stamp `seek_to`."""
+    def _decoded(self, seek_to: int | None = None, ahead: float = 0.0) -> Iterator[Any]:
+        """Source frames in order of showing; the container is asked to begin `ahead` s before the time stamp `seek_to`."""
         with open_media(self.path, _WANTED) as container:
             stream = self._track(container)
             stream.thread_type = "AUTO"
             if seek_to is not None:
-                container.seek(seek_to, stream=stream)
+                with suppress(av.error.FFmpegError):  # a container that cannot seek stays at its start
+                    container.seek(seek_to - round(ahead / stream.time_base), stream=stream)
             yield from decode(container, stream, self.path)
 
     def _known_frames(self, wanted: list[int]) -> Iterator[Frame]:
         """The source frames of these numbers, which rise and may repeat."""
         position = 0
-        for jump in (True, False):  # where a jump does not land well, go on from the first frame
+        for ahead in _AHEAD:
             if position == len(wanted):
                 return
-            for number, frame in self._from(wanted[position] if jump else 0):
+            for number, frame in self._from(wanted[position], ahead):
                 if number != wanted[position]:
                     continue
                 picture = self._rgb(frame)
@@ -144,14 +147,18 @@ class Footage:
                 if position == len(wanted):
                     return
 
-    def _from(self, first: int) -> Iterator[tuple[int, Any]]:
-        """Number and source frame, from a key frame before number `first` on; ends early where the container seeks badly."""
+    def _from(self, first: int, ahead: float | None) -> Iterator[tuple[int, Any]]:
+        """Number and source frame, from the key frame at or before number `first` on.
+
+        The container is asked to seek to `ahead` s before that key frame (None: to the start); where it lands after it
+        or time stamps differ from those of the whole pass, this ends early.
+        """
         key = self._keys[bisect_right(self._keys, first) - 1] if self._keys else 0
-        if key <= 0:
+        if key <= 0 or ahead is None:
             yield from enumerate(self._decoded())
             return
         number = key
-        for frame in self._decoded(self._pts[key]):
+        for frame in self._decoded(self._pts[key], ahead):
             if frame.pts == self._pts[number] and (number > key or frame.key_frame):
                 yield number, frame
                 number += 1
@@ -186,13 +193,38 @@ def ping_pong_index(count: int, total: int) -> NDArray[np.int64]:
     return np.where(cycle < total, cycle, 2 * total - 2 - cycle)
 
 
+def _timed(frames: Iterator[Any]) -> Iterator[tuple[Any, float, float]]:
+    """Each frame with the times at which it comes and goes, s after the first one; they never fall.
+
+    The time is the pts, or the dts once the pts have stepped back more often (AVI keeps no order of B-frames).
+    """
+    now, step = -1 / FPS, 1 / FPS
+    last, faults = [-math.inf, -math.inf], [0, 0]
+    origin: list[float | None] = [None, None]
+    for frame in frames:
+        base = float(frame.time_base or 0)
+        times = [None if stamp is None else stamp * base for stamp in (frame.pts, frame.dts)]
+        for k, time in enumerate(times):
+            if time is None:
+                continue
+            faults[k] += time <= last[k]
+            last[k], begin = time, origin[k]
+            if begin is None or not -1 < time - begin - now < _CLOCK_RESET:
+                origin[k] = time - (now + step)
+        k = int(times[0] is None or (times[1] is not None and faults[0] > faults[1] + 2))
+        time, begin = times[k], origin[k]
+        now = now + step if time is None or begin is None else max(now, time - begin)
+        step = frame.duration * base or step
+        yield frame, now, now + step
+
+
 def _declared_frames(container: Any, stream: Any) -> tuple[int, bool]:
     """How many output frames the file announces, and whether it says so of this very track."""
     name = container.format.name
     length = float(stream.duration * stream.time_base) if stream.duration else None
     if name.startswith("matroska") and "DURATION" in stream.metadata:  # hh:mm:ss.fraction
         hours, minutes, seconds = map(float, stream.metadata["DURATION"].split(":"))
-        length = hours * 3600 + minutes * 60 + seconds
+        length = hours * 3600 + minutes * 60 + seconds - float((stream.start_time or 0) * stream.time_base)
     declared = length is not None and name.startswith(("mov", "matroska", "avi"))
     return max(1, round((length or (container.duration or 0) / av.time_base) * FPS)), declared
 
@@ -210,7 +242,9 @@ class _Rgb:
         width, height = self._size
         source = Colorspace.ITU709 if frame.colorspace == _UNTAGGED and frame.height >= HD_HEIGHT else None
         # planes and a merge take half the time of packed rgb24 from swscale, for the same values
-        planes = self._reformatter.reformat(frame, width, height, "gbrp", src_colorspace=source, interpolation=_EXACT, threads=1).planes
+        planes = self._reformatter.reformat(
+            frame, width, height, "gbrp", src_colorspace=source, interpolation=_EXACT, threads=1
+        ).planes
         green, blue, red = (np.frombuffer(p, np.uint8).reshape(height, p.line_size)[:, :width] for p in planes)
         return _upright(cv2.merge([red, green, blue]), frame)
 
@@ -229,31 +263,114 @@ class VideoWriter:
     """Writes RGB frames as H.264 at 25 fps, with sound if given; a context manager. Odd sizes are padded by one pixel."""
 
     def __init__(
-        self, path: Path, width: int, height: int, sound: Path | None = None, *, crf: int = 18, random_access: bool = False
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        sound: Path | None = None,
+        *,
+        crf: int = 18,
+        random_access: bool = False,
     ) -> None:
         """sound: a file whose audio track is resampled to AAC; random_access: many key frames and fixed bytes, for face.mp4.
 
         Raises UnusableClip where `sound` has none, SpearError where `path` cannot be written.
         """
         if Path(path).suffix.lower() not in _SUFFIXES:
-            raise SpearError(f"{path} cannot be written as video; choose a name that ends in {' or '.join(_SUFFIXES)}")
+            raise SpearError(f"{path} cannot be written as video; choose a name that ends in {', '.join(_SUFFIXES)}")
         self.path = path
         self._sound = iter(()) if sound is None else _blocks(pcm(sound, "stereo", SOUND_RATE), SOUND_RATE // FPS)
-        first = next(self._sound, None)  # fails before there is an output file
-        self._sound = chain([first], self._sound)
+        self._block = next(self._sound, None)  # a bad sound file is told before there is an output file
         with self._told():
             self._container = av.open(f"file:{path}", "w", options={"movflags": "+faststart"})
         self._video: Any = self._container.add_stream("libx264", rate=FPS)
         self._video.width, self._video.height = width + width % 2, height + height % 2
         self._video.pix_fmt = "yuv420p"
         context = self._video.codec_context
-        context.colorspace, context.color_primaries, context.color_trc, context.color_range = 1, 1, 1, 1  # bt709, limited
-        options = {"crf": str(crf), "preset": "veryfast" if random_access else "medium"}
+        context.colorspace, context.color_primaries, context.color_trc, context.color_range = (
+            1,
+            1,
+            1,
+            1,
+        )  # bt709, limited
+        options: dict[str, object] = {"crf": str(crf), "preset": "veryfast" if random_access else "medium"}
         if random_access:
             options |= {"g": "10", "bf": "0", "threads": "1"}
         self._video.options = options
-        self._reformatter = VideoReformatter()
-        self._audio: Any = None if sound is None else self._container.add_stream("aac", rate=SOUND_RATE, layout="stereo")
+        self._audio: Any = (
+            None if sound is None else self._container.add_stream("aac", rate=SOUND_RATE, layout="stereo")
+        )
         if self._audio is not None:
             self._audio.bit_rate = 128_000
+        self._reformatter = VideoReformatter()
         self._count = 0
+
+    def write(self, frame: Frame) -> None:
+        """Add one frame (H, W, 3) uint8, and the sound up to its end."""
+        odd_rows, odd_columns = frame.shape[0] % 2, frame.shape[1] % 2
+        if odd_rows or odd_columns:
+            frame = np.pad(frame, ((0, odd_rows), (0, odd_columns), (0, 0)), mode="edge")
+        picture = self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(frame, format="rgb24"),
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            interpolation=_EXACT,
+            threads=1,
+        )
+        picture.pts, picture.time_base = self._count, Fraction(1, FPS)
+        with self._told():
+            self._container.mux(self._video.encode(picture))
+            self._write_sound()
+        self._count += 1
+
+    def _write_sound(self) -> None:
+        """One block of sound per frame, so that it is never longer than the picture."""
+        if self._block is None:
+            return
+        sound = av.AudioFrame.from_ndarray(self._block, format="fltp", layout="stereo")
+        sound.sample_rate, sound.pts, sound.time_base = (
+            SOUND_RATE,
+            self._count * (SOUND_RATE // FPS),
+            Fraction(1, SOUND_RATE),
+        )
+        self._container.mux(self._audio.encode(sound))
+        self._block = next(self._sound, None)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except av.error.FFmpegError as error:
+            raise SpearError(
+                f"cannot write {self.path}: {brief(error)}; free disk space or choose another folder"
+            ) from error
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            with suppress(av.error.FFmpegError):  # an error about the half-written file would hide the one that matters
+                self._container.close()
+            return
+        with self._told():
+            try:
+                self._container.mux(self._video.encode())
+                if self._audio is not None:
+                    self._container.mux(self._audio.encode())
+            finally:
+                self._container.close()
+
+
+def _blocks(pieces: Iterator[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
+    """Cut pieces (channels, any) into blocks (channels, size); the last one may be shorter."""
+    held = np.zeros((2, 0), np.float32)
+    for piece in pieces:
+        held = np.concatenate([held, piece], axis=1)
+        while held.shape[1] >= size:
+            yield held[:, :size]
+            held = held[:, size:]
+    if held.shape[1]:
+        yield held

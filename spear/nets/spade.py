@@ -1,0 +1,56 @@
+"""SPADE (Park et al. 2019), own code from its equation: norm(x) * (1 + gamma(c)) + beta(c)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Spade(nn.Module):
+    """Normalise x, then scale and shift every pixel by what the condition says there.
+
+    x (B, C, H, W), condition (B, K, H, W) -> (B, C, H, W). gamma and beta start at zero: at first it only normalises.
+    """
+
+    def __init__(self, channels: int, condition: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(channels)
+        self.shared = nn.Sequential(nn.Conv2d(condition, hidden, 3, padding=1), nn.ReLU())
+        self.gamma_beta = nn.Conv2d(hidden, 2 * channels, 3, padding=1)
+        nn.init.zeros_(self.gamma_beta.weight)
+        nn.init.zeros_(self.gamma_beta.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        gamma, beta = self.gamma_beta(self.shared(condition)).chunk(2, 1)
+        if x.shape[0] != condition.shape[0]:  # several references of one target: its gamma and beta are computed once
+            each = x.shape[0] // condition.shape[0]
+            gamma, beta = gamma.repeat_interleave(each, 0), beta.repeat_interleave(each, 0)
+        return self.norm(x) * (1 + gamma) + beta
+
+
+class SpadeBlock(nn.Module):
+    """Two SPADE layers, each before a 3x3 convolution, beside the identity: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, condition: int, hidden: int) -> None:
+        super().__init__()
+        self.spade_1, self.spade_2 = (Spade(channels, condition, hidden) for _ in range(2))
+        self.conv_1, self.conv_2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        y = self.conv_1(nn.functional.leaky_relu(self.spade_1(x, condition), 0.2))
+        return x + self.conv_2(nn.functional.leaky_relu(self.spade_2(y, condition), 0.2))
+
+
+def warp(features: Tensor, flow: Tensor) -> Tensor:
+    """Sample features where the flow points: zero flow is the identity.
+
+    features (B, C, H, W); flow (B, 2, H, W), x and y, in units of half the picture (-1..1 spans it corner to corner).
+    """
+    height, width = features.shape[-2:]
+    rows = torch.linspace(-1, 1, height, device=flow.device, dtype=flow.dtype)
+    columns = torch.linspace(-1, 1, width, device=flow.device, dtype=flow.dtype)
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
+    place = (grid + flow).permute(0, 2, 3, 1)
+    return nn.functional.grid_sample(
+        features, place.to(features.dtype), mode="bilinear", padding_mode="border", align_corners=True
+    )

@@ -1,0 +1,151 @@
+"""`spear train-a2lm`: train stage 1, audio to landmarks (sections 3.1, 4.2, 4.3)."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from spear.checkpoint import load_checkpoint, save_checkpoint
+from spear.clip import CROP, Clip, find_clips
+from spear.dataset import SpeechWindows, cached_points, usable_clips
+from spear.errors import SpearError
+from spear.losses import landmark_mse, landmark_velocity
+from spear.nets.a2lm import A2LM, A2LMConfig, build_a2lm, carried_lower_face, predict_landmarks
+from spear.points import LOWER, POSES, face_width, lip_opening, pose_input, spread_over_opening
+from spear.pretrained.audio_encoders import ENCODERS
+from spear.progress import Progress, Report, no_progress
+from spear.scores.landmark import landmark_distance, landmark_velocity_distance, opening_correlation
+from spear.training import Schedule, Task, fit
+
+SCHEDULES = {
+    "small": Schedule(epochs=150, batch_size=32, learning_rate=1e-3, decay=0.98, validate_every=100),
+    "paper": Schedule(epochs=200, batch_size=32, learning_rate=1e-4, decay=0.99, validate_every=500),
+}
+
+
+def train_a2lm(
+    clips: Path,
+    models: Path,
+    preset: str = "small",
+    encoder: str | None = None,
+    pose: str = "rigid",
+    epochs: int | None = None,
+    max_minutes: float | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    restart: bool = False,
+    progress: Progress = no_progress,
+) -> tuple[Report, dict[str, float]]:
+    """Train on the train split, choose by the val split, write models/a2lm.safetensors.
+
+    encoder: whose features to read; may be left out where the clips have those of one encoder only. Returns the report
+    and the figures of the best validation: ld and ld_baseline in percent of the face width, r of lip opening.
+    """
+    if preset not in SCHEDULES or pose not in POSES:
+        raise SpearError(f"--preset is one of {', '.join(SCHEDULES)}, --pose one of {', '.join(POSES)}")
+    report = Report()
+    train, val = find_clips(clips, "train"), find_clips(clips, "val")
+    encoder = encoder or _only_encoder(train)
+    train, val = usable_clips(train, report, encoder), usable_clips(val, report, encoder)
+    config = _config(preset, encoder, pose, train + val)
+    changes = {"epochs": epochs, "learning_rate": learning_rate}
+    schedule = replace(SCHEDULES[preset], seed=seed, max_minutes=max_minutes,
+                       **{k: v for k, v in changes.items() if v is not None})  # fmt: skip
+    if restart:
+        shutil.rmtree(models / "a2lm.state", ignore_errors=True)
+
+    accelerator = Accelerator(step_scheduler_with_optimizer=False)
+    torch.manual_seed(seed)
+    net = build_a2lm(config)
+    data = SpeechWindows(train, encoder, config.window, config.references, pose, seed)
+    _standardise(net, data)
+    optimiser = torch.optim.Adam(net.parameters(), lr=schedule.learning_rate)
+    model, optimiser = accelerator.prepare(net, optimiser)
+
+    def step(batch: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+        pred = model(batch["features"], batch["pose"], batch["references"]) / CROP
+        truth = batch["truth"] / CROP
+        pred = torch.where(batch["real"][..., None, None], pred, truth)
+        mse, velocity = landmark_mse(pred, truth), landmark_velocity(pred, truth)
+        optimiser.zero_grad()
+        accelerator.backward(mse + velocity)  # equation 7
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        return {"mse": mse * 1e4, "velocity": velocity * 1e4}
+
+    def export(path: Path, about: dict[str, Any]) -> None:
+        save_checkpoint(path, "a2lm", asdict(config), net.state_dict(), training=about, seed=seed, preset=preset)
+
+    settings = {"preset": preset, "encoder": encoder, "pose": pose, "clips": [c.id for c in train],
+                "learning_rate": schedule.learning_rate}  # fmt: skip
+    task = Task("a2lm", {"a2lm": net}, {"adam": optimiser}, data, step, lambda _: _validate(net, val), export, settings)
+    return report, fit(task, schedule, models, accelerator, progress)
+
+
+def load_a2lm(path: Path) -> A2LM:
+    """A trained net, frozen, on the CPU. Raises SpearError where the file is absent, damaged or of another kind."""
+    weights, about = load_checkpoint(path, "a2lm")
+    config = A2LMConfig(**{**about["config"], "feature_shape": tuple(about["config"]["feature_shape"])})
+    net = build_a2lm(config)
+    net.load_state_dict({name: value.float() for name, value in weights.items()})
+    return net.eval().requires_grad_(False)
+
+
+def _only_encoder(clips: list[Clip]) -> str:
+    have = [name for name in ENCODERS if any(clip.features_path(name).exists() for clip in clips)]
+    if not have:
+        raise SpearError(f"no audio features in {clips[0].folder.parent}; run `spear extract-audio-features` first")
+    if len(have) > 1:
+        raise SpearError(f"the clips have features of {' and '.join(have)}; choose one with --encoder")
+    return have[0]
+
+
+def _config(preset: str, encoder: str, pose: str, clips: list[Clip]) -> A2LMConfig:
+    settings = clips[0].require_features(encoder)
+    for clip in clips:
+        if clip.require_features(encoder) != settings:
+            raise SpearError(f"{clip.features_path(encoder)} was made with other settings than the rest; run `spear extract-audio-features --encoder {encoder}` again")
+    shape = clips[0].features(encoder, 0, 1).shape
+    known = {"encoder": encoder, "encoder_settings": settings, "feature_shape": (shape[1], shape[2]), "pose": pose}
+    return A2LMConfig(**known) if preset == "small" else A2LMConfig.paper(**known)
+
+
+def _standardise(net: A2LM, data: SpeechWindows) -> None:
+    """Mean and deviation of each feature over up to 200 windows; stored in the net, so that rendering needs no statistics."""
+    picks = np.linspace(0, len(data) - 1, min(200, len(data))).astype(int)
+    values = torch.cat([data[0, int(i)]["features"] for i in picks])
+    net.feature_mean.copy_(values.mean(0))
+    net.feature_scale.copy_(values.std(0).clamp_min(1e-3))
+
+
+def predict_clip(net: A2LM, clip: Clip) -> tuple[Tensor, Tensor]:
+    """Predicted lower face and the baseline (the references' mean carried by the pose), (F, 57, 2) crop px each."""
+    points = cached_points(clip)
+    pose = torch.from_numpy(pose_input(points, net.config.pose))
+    references = torch.from_numpy(points[spread_over_opening(points, net.config.references)])
+    pred = predict_landmarks(net, clip.features(net.config.encoder), pose, references)
+    return pred, carried_lower_face(pose[None], references[None])[0]
+
+
+def _validate(net: A2LM, clips: list[Clip]) -> dict[str, float]:
+    rows = []
+    for clip in clips:
+        pred, baseline = (value.numpy() for value in predict_clip(net, clip))
+        points = cached_points(clip)
+        truth, width = points[:, LOWER], face_width(points)
+        full = np.concatenate([points[:, : -truth.shape[1]], pred], axis=1)
+        rows.append({
+            "ld": 100 * landmark_distance(pred, truth, width),
+            "ld_baseline": 100 * landmark_distance(baseline, truth, width),
+            "lvd": 100 * landmark_velocity_distance(pred, truth, width, squared=False),
+            "r": opening_correlation(lip_opening(full), lip_opening(points)),
+        })  # fmt: skip
+    figures = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return {"score": figures["ld"], **figures}

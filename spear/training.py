@@ -1,0 +1,304 @@
+"""The one training loop: epochs, log, validation, best and last checkpoints, exact resume, stop on time or signal."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from spear.checkpoint import read_tensors, save_tensors
+from spear.errors import SpearError
+from spear.progress import Progress
+
+AUTOSAVE_SECONDS = 120.0
+
+
+class Interrupted(SpearError):
+    """A signal stopped the training after its state was saved; `code` is the exit code that says so."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: Adam with ExponentialLR, `decay` per epoch (section 4.3). max_minutes: over all resumes."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    decay: float
+    validate_every: int
+    """Steps between validations."""
+    seed: int = 0
+    max_minutes: float | None = None
+
+
+class TrainingSet(Protocol):
+    """Samples that depend on (epoch, index) and nothing else, so that a resumed run sees the same ones."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: tuple[int, int]) -> Any: ...
+
+
+@dataclass
+class Task:
+    """What one stage trains; the parts are passed in, the loop knows nothing of nets."""
+
+    name: str
+    modules: dict[str, nn.Module]
+    """All trained nets; the first one is averaged over time (EMA) for validation and export."""
+    optimisers: dict[str, torch.optim.Optimizer]
+    data: TrainingSet
+    step: Callable[[Any, float], dict[str, Tensor]]
+    """One optimisation step on a batch, with the share of the training that is done in 0..1; returns what to log."""
+    validate: Callable[[int], dict[str, float]]
+    """Figures of the averaged net after this many steps; `score` decides which is best, lower is better."""
+    export: Callable[[Path, dict[str, Any]], None]
+    """Write the averaged net as a checkpoint."""
+    settings: dict[str, Any]
+    """What must be the same for a run to be resumed."""
+    workers: int = 1
+
+
+@dataclass
+class _Place:
+    step: int = 0
+    seconds: float = 0.0
+    best: float = math.inf
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, progress: Progress) -> dict[str, float]:
+    """Train until the epochs or the minutes are over; the same command goes on where a stopped run was.
+
+    Writes models/<name>.safetensors (best), <name>.last.safetensors, <name>.log.jsonl, <name>.state/, and a TensorBoard
+    log in models/tensorboard/<name>. Returns the figures of the best validation. Raises SpearError for a loss that is
+    not finite, for a state of other settings, Interrupted after a signal.
+    """
+    state = models / f"{task.name}.state" / "state.safetensors"
+    settings = {**task.settings, "batch_size": schedule.batch_size, "seed": schedule.seed}
+    average = EMAModel(_averaged(task).parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
+    place = _resume(state, task, settings, average)
+    run = _Run(task, schedule, models, accelerator, average, place, settings, state)
+    if run.is_over():
+        return place.figures
+    started, last_saved = time.monotonic() - place.seconds, time.monotonic()
+    loader = DataLoader(
+        task.data, batch_sampler=list(run.batches()), num_workers=task.workers,  # type: ignore[arg-type]
+        prefetch_factor=4 if task.workers else None,
+    )  # fmt: skip
+    with _signals() as stop, run.log():
+        for batch in loader:
+            losses = run.step(batch)
+            place.seconds = time.monotonic() - started
+            run.write({"step": place.step, "seconds": round(place.seconds, 2), **losses})
+            progress(*run.shown(), " ".join(f"{name} {value:.4g}" for name, value in losses.items()))
+            over = run.is_over()
+            if over or place.step % schedule.validate_every == 0:
+                run.validate()
+            if over or stop or time.monotonic() - last_saved > AUTOSAVE_SECONDS:
+                run.save_state()
+                last_saved = time.monotonic()
+            if stop:
+                raise Interrupted(f"stopped after step {place.step}; run the same command again to go on", 128 + stop[0])
+            if over:
+                break
+    return place.figures
+
+
+def _averaged(task: Task) -> nn.Module:
+    return next(iter(task.modules.values()))
+
+
+@dataclass
+class _Run:
+    task: Task
+    schedule: Schedule
+    models: Path
+    accelerator: Accelerator
+    average: EMAModel
+    place: _Place
+    settings: dict[str, Any]
+    state: Path
+
+    def __post_init__(self) -> None:
+        if len(self.task.data) == 0:
+            raise SpearError(f"nothing to train {self.task.name} on: the train split is empty; preprocess more videos")
+        self.batch = min(self.schedule.batch_size, len(self.task.data))
+        self.steps_per_epoch = len(self.task.data) // self.batch
+        self.total = self.schedule.epochs * self.steps_per_epoch
+
+    def share(self) -> float:
+        """How much of the training is done, by steps or by time, whichever ends first."""
+        by_steps = self.place.step / self.total
+        return by_steps if self.schedule.max_minutes is None else max(by_steps, self.place.seconds / 60 / self.schedule.max_minutes)
+
+    def is_over(self) -> bool:
+        return self.share() >= 1
+
+    def shown(self) -> tuple[int, int]:
+        """Progress in seconds where time is what ends the run, else in steps."""
+        if self.schedule.max_minutes is not None and self.place.step / self.total < self.share():
+            return round(self.place.seconds), round(self.schedule.max_minutes * 60)
+        return self.place.step, self.total
+
+    def batches(self) -> Iterator[list[tuple[int, int]]]:
+        """This process's part of every batch from the current step on: a pure function of seed, epoch and position."""
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        for step in range(self.place.step, self.total):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if position == 0 or step == self.place.step:
+                order = np.random.default_rng([self.schedule.seed, epoch]).permutation(len(self.task.data))
+            chosen = order[position * self.batch : (position + 1) * self.batch]
+            yield [(epoch, int(index)) for index in chosen][rank::ranks]
+
+    def step(self, batch: Any) -> dict[str, float]:
+        place, epoch = self.place, self.place.step // self.steps_per_epoch
+        torch.manual_seed(self.schedule.seed * 1_000_003 + place.step)  # dropout of a resumed run is that of an unbroken one
+        for optimiser in self.task.optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = self.schedule.learning_rate * self.schedule.decay**epoch
+        for module in self.task.modules.values():
+            module.train()
+        batch = _to(batch, self.accelerator.device)
+        losses = {name: float(value.detach()) for name, value in self.task.step(batch, self.share()).items()}
+        place.step += 1
+        broken = [name for name, value in losses.items() if not math.isfinite(value)]
+        if broken:
+            raise SpearError(
+                f"{self.task.name}: {broken[0]} is not finite at step {place.step}; the last good state is {self.state}, "
+                "go on from it with a lower --learning-rate"
+            )
+        self.average.step(_averaged(self.task).parameters())
+        return losses
+
+    def validate(self) -> None:
+        net, place = _averaged(self.task), self.place
+        self.average.store(net.parameters())
+        self.average.copy_to(net.parameters())
+        for module in self.task.modules.values():
+            module.eval()
+        try:
+            with torch.no_grad():
+                figures = self.task.validate(place.step)
+            about = {"step": place.step, "seconds": round(place.seconds), "figures": figures}
+            if self.accelerator.is_main_process:
+                self.write({"step": place.step, **{f"val_{name}": value for name, value in figures.items()}})
+                self.task.export(self.models / f"{self.task.name}.last.safetensors", about)
+                if figures["score"] < place.best:
+                    self.task.export(self.models / f"{self.task.name}.safetensors", about)
+            if figures["score"] < place.best:
+                place.best, place.figures = figures["score"], figures
+        finally:
+            self.average.restore(net.parameters())
+
+    def save_state(self) -> None:
+        """All that a resumed run needs, in one whole-or-absent file without pickle."""
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"average.{i}": value for i, value in enumerate(self.average.shadow_params)}
+        for name, module in self.task.modules.items():
+            tensors |= {f"net.{name}.{key}": value for key, value in module.state_dict().items()}
+        for name, optimiser in self.task.optimisers.items():
+            for index, slots in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{name}.{index}.{slot}": value for slot, value in slots.items()}
+        place = self.place
+        best = None if math.isinf(place.best) else place.best
+        save_tensors(self.state, tensors, {"settings": self.settings, "step": place.step, "seconds": place.seconds, "best": best,
+                                           "figures": place.figures, "average_steps": self.average.optimization_step})  # fmt: skip
+
+    @contextmanager
+    def log(self) -> Iterator[None]:
+        """Open the logs; lines that a killed run wrote after its last saved state are dropped."""
+        if not self.accelerator.is_main_process:
+            self._lines = self._board = None
+            yield
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = self.models / f"{self.task.name}.log.jsonl"
+        old = path.read_text().splitlines() if path.exists() and self.place.step else []
+        kept = [line for line in old if line.endswith("}") and json.loads(line)["step"] <= self.place.step]
+        path.write_text("".join(line + "\n" for line in kept))
+        with path.open("a") as self._lines:
+            self._board = SummaryWriter(str(self.models / "tensorboard" / self.task.name), purge_step=self.place.step)
+            yield
+            self._board.close()
+
+    def write(self, row: dict[str, float]) -> None:
+        if self._lines is None or self._board is None:
+            return
+        self._lines.write(json.dumps({k: round(v, 6) for k, v in row.items()}) + "\n")
+        self._lines.flush()
+        for name, value in row.items():
+            if name not in ("step", "seconds"):
+                self._board.add_scalar(name, value, row["step"])
+
+
+def _resume(state: Path, task: Task, settings: dict[str, Any], average: EMAModel) -> _Place:
+    if not state.exists():
+        return _Place()
+    tensors, about = read_tensors(state)
+    if about["settings"] != settings:
+        before = about["settings"]
+        changed = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
+        raise SpearError(
+            f"{state.parent} was trained with other settings ({', '.join(changed)}); use --restart to begin anew, or another --models"
+        )
+    for name, module in task.modules.items():
+        module.load_state_dict(_part(tensors, f"net.{name}."))
+    for name, optimiser in task.optimisers.items():
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in _part(tensors, f"optimiser.{name}.").items():
+            index, slot = key.split(".")
+            slots.setdefault(int(index), {})[slot] = value
+        optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
+    for i, shadow in enumerate(average.shadow_params):
+        shadow.copy_(tensors[f"average.{i}"])
+    average.optimization_step = about["average_steps"]
+    best = math.inf if about["best"] is None else about["best"]
+    return _Place(about["step"], about["seconds"], best, about["figures"])
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying mid-step; a second one is obeyed at once."""
+    seen: list[int] = []
+    before = {}
+
+    def note(number: int, frame: Any) -> None:
+        seen.append(number)
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.getsignal(number)
+        signal.signal(number, note)
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
