@@ -1,6 +1,6 @@
 """Make spear/weights/autoencoder.safetensors again: distil the light autoencoder from taef2, then train both parts on.
 
-    python scripts/make_autoencoder.py --clips clips --portraits ../shared/data/portraits_pd --weights ../shared/weights
+python scripts/make_autoencoder.py --clips clips --portraits ../shared/data/portraits_pd --weights ../shared/weights
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class TeacherBlock(nn.Module):
         super().__init__()
         self.conv = nn.Sequential(*[m for _ in range(3) for m in (nn.Conv2d(64, 64, 3, padding=1), nn.ReLU())][:-1])
         self.pool = (
-            nn.Sequential(nn.Conv2d(64, 256, 1, bias=False), nn.GroupNorm(4, 256), nn.ReLU(), nn.Conv2d(256, 64, 1, bias=False))
+            nn.Sequential(
+                nn.Conv2d(64, 256, 1, bias=False), nn.GroupNorm(4, 256), nn.ReLU(), nn.Conv2d(256, 64, 1, bias=False)
+            )
             if pool
             else None
         )
@@ -90,7 +92,9 @@ def windows(crops: list[NDArray[np.uint8]], grey: list[NDArray[np.uint8]], seed:
             picture = grey[random.integers(len(grey))] if tint else crops[random.integers(len(crops))]
             size = int(random.integers(96, 192))
             top, left = random.integers(0, 257 - size, 2)
-            window = cv2.resize(picture[top : top + size, left : left + size], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+            window = cv2.resize(
+                picture[top : top + size, left : left + size], (SIDE, SIDE), interpolation=cv2.INTER_AREA
+            )
             window = window[:, ::-1] if random.random() < 0.5 else window
             strength = 0.12 if random.random() < 0.7 else 0.4
             matrix = np.eye(3) + random.normal(0, strength, (3, 3)) * (0.4 + 0.6 * np.eye(3))
@@ -138,7 +142,12 @@ def main(
         step += 1
         if step % 50 == 0:
             psnr = -10 * np.log10(error.detach().square().mean().item() / 4)
-            print(json.dumps({"step": step, "share": round(spent, 3), "loss": round(loss.item(), 4), "psnr": round(psnr, 2)}), flush=True)
+            print(
+                json.dumps(
+                    {"step": step, "share": round(spent, 3), "loss": round(loss.item(), 4), "psnr": round(psnr, 2)}
+                ),
+                flush=True,
+            )
         if step % 500 == 0:
             save_autoencoder(out, net, seed=seed, steps=step)
     save_autoencoder(out, net, seed=seed, steps=step)

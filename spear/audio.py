@@ -16,6 +16,8 @@ from spear.errors import UnusableClip
 
 Samples = NDArray[np.float32]
 
+_TEXT = {"tty", "concat", "hls"}
+"""What FFmpeg makes of text: a film of the letters, or the files that are named in it."""
 _JITTER = 0.05
 """Time stamps may stray from the sample count by so much, s: containers round them to 1 ms and more."""
 _CLOCK_RESET = 10.0
@@ -23,51 +25,62 @@ _CLOCK_RESET = 10.0
 
 
 def load_audio(path: Path, start: float | None = None) -> Samples:
-    """Samples at 16 kHz mono in -1..1, (N,), from `start` s on the container's clock (None: where the container starts).
+    """Samples at 16 kHz mono in -1..1, (N,), from `start` s on the container's clock (None: its own start).
 
     Silence stands where the track starts later or has a gap. Raises UnusableClip where the file has no sound or cannot
     be read.
     """
-    return np.concatenate(list(pcm(path, "mono", SAMPLE_RATE, start)), axis=1)[0]
+    return np.concatenate(list(pcm(path, 1, SAMPLE_RATE, start)), axis=1)[0]
 
 
-def pcm(path: Path, layout: str, rate: int, start: float | None = None) -> Iterator[Samples]:
+def pcm(path: Path, channels: int, rate: int, start: float | None = None) -> Iterator[Samples]:
     """Decode the first audio track, resampled, as pieces (channels, n) float32 that follow each other without a gap.
 
-    The first sample is at `start` s on the container's clock, as in `load_audio`. Raises UnusableClip.
+    channels: 1 or 2. The first sample is at `start` s on the container's clock, as in `load_audio`. Raises UnusableClip.
     """
     with open_media(path, "a file with speech") as container:
         if not container.streams.audio:
             raise UnusableClip(f"{path} has no audio track; give a file with speech")
         begin = (container.start_time or 0) / av.time_base if start is None else start
-        done = 0  # samples given so far
-        shift: int | None = None  # what the clock of the time stamps is off by, samples
-        for frame in _resampled(container, path, layout, rate):
-            piece = frame.to_ndarray()
-            at = done if frame.pts is None else round((float(frame.pts * frame.time_base) - begin) * rate)
-            if shift is None:
-                shift = 0
-            elif abs(at + shift - done) > _CLOCK_RESET * rate:
-                shift = done - at
-            elif abs(at + shift - done) <= _JITTER * rate:
-                at = done - shift
-            if at + shift > done:
-                yield np.zeros((piece.shape[0], at + shift - done), np.float32)
-                done = at + shift
-            piece = piece[:, done - at - shift :]
-            if piece.size:
-                yield piece
-                done += piece.shape[1]
-        if done == 0:
+        given, position, shift = 0, None, 0  # samples yielded; where the next piece is due; what its clock is off by
+        for frame in _resampled(container, path, rate):
+            piece = _mixed(frame.to_ndarray(), channels)
+            at = None if frame.pts is None else round((float(frame.pts * frame.time_base) - begin) * rate)
+            if position is None:
+                position = at or 0
+            elif at is not None and abs(at + shift - position) > _CLOCK_RESET * rate:
+                shift = position - at
+            elif at is not None and abs(at + shift - position) > _JITTER * rate:
+                position = at + shift
+            if position > given:
+                yield np.zeros((channels, position - given), np.float32)
+                given = position
+            fresh = piece[:, given - position :]
+            position += piece.shape[1]
+            if fresh.size:
+                yield fresh
+                given = position
+        if given == 0:
             raise UnusableClip(f"{path} holds no sound at all (0 samples); give a file with speech")
 
 
-def _resampled(container: Any, path: Path, layout: str, rate: int) -> Iterator[Any]:
-    resampler, form = None, None
+def _mixed(piece: Samples, channels: int) -> Samples:
+    """Mono or stereo (c, n) to (channels, n), at equal loudness: FFmpeg's own mix is 3 dB off, up or down."""
+    if channels == 1:
+        piece = piece.mean(axis=0, keepdims=True)
+    elif piece.shape[0] == 1:
+        piece = np.repeat(piece, channels, axis=0)
+    return np.clip(piece, -1, 1)
+
+
+def _resampled(container: Any, path: Path, rate: int) -> Iterator[Any]:
+    resampler: Any = None
+    form = None
     for frame in decode(container, container.streams.audio[0], path):
         if form != (frame.format.name, frame.layout.name, frame.sample_rate):  # may change in mid-stream
             if resampler is not None:
                 yield from resampler.resample(None)
+            layout = "mono" if frame.layout.nb_channels == 1 else "stereo"
             resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
             form = (frame.format.name, frame.layout.name, frame.sample_rate)
         yield from resampler.resample(frame)

@@ -56,7 +56,9 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return tensors, about
 
 
-def save_checkpoint(path: Path, kind: str, config: dict[str, Any], weights: dict[str, torch.Tensor], **about: Any) -> None:
+def save_checkpoint(
+    path: Path, kind: str, config: dict[str, Any], weights: dict[str, torch.Tensor], **about: Any
+) -> None:
     """Write a trained net: its kind (`a2lm`, `lm2face`, `autoencoder`), its config and its weights."""
     save_tensors(path, weights, {"kind": kind, "config": config, **about})
 
@@ -65,7 +67,9 @@ def load_checkpoint(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dic
     """Weights and description of a net of this kind. Raises SpearError where the file holds another kind."""
     weights, about = read_tensors(path)
     if about.get("kind") != kind:
-        raise SpearError(f"{path} holds a checkpoint of kind {about.get('kind')!r}, {kind!r} is needed here; give that one")
+        raise SpearError(
+            f"{path} holds a checkpoint of kind {about.get('kind')!r}, {kind!r} is needed here; give that one"
+        )
     return weights, about
 
 

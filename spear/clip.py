@@ -94,7 +94,9 @@ class Clip:
         value = read_json(self.info_path)
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             found = value.get("format") if isinstance(value, dict) else "none"
-            raise SpearError(f"{self.info_path} has format {found}, this spear reads {FORMAT}; run `spear preprocess` again")
+            raise SpearError(
+                f"{self.info_path} has format {found}, this spear reads {FORMAT}; run `spear preprocess` again"
+            )
         try:
             return ClipInfo(**value)
         except TypeError as error:
@@ -122,7 +124,9 @@ class Clip:
             return False  # damaged: the stage makes it again
         return bool(about.get("clip") == self.fingerprint and about.get("settings") == settings)
 
-    def write_landmarks(self, points: NDArray[np.float32], confidence: NDArray[np.float32], settings: dict[str, Any]) -> None:
+    def write_landmarks(
+        self, points: NDArray[np.float32], confidence: NDArray[np.float32], settings: dict[str, Any]
+    ) -> None:
         """points: (F, 131, 2) float32 in crop px; confidence: (F,) in 0..1, 0 where the face was not found."""
         tensors = {"points": torch.from_numpy(points), "confidence": torch.from_numpy(confidence)}
         save_tensors(self.landmarks_path, tensors, {"clip": self.fingerprint, "settings": settings})
@@ -172,7 +176,9 @@ def find_clips(root: Path, split: str | None = None) -> list[Clip]:
     """All whole clips below clips/, sorted by id; of one split if given. Raises SpearError where there are none."""
     root = Path(root)
     if not root.is_dir():
-        raise SpearError(f"{root} is not a folder; run `spear preprocess VIDEOS` first, or give the folder with --clips")
+        raise SpearError(
+            f"{root} is not a folder; run `spear preprocess VIDEOS` first, or give the folder with --clips"
+        )
     clips = [Clip(path.parent) for path in sorted(root.glob("*/clip.json"))]
     if not clips:
         raise SpearError(f"no clips in {root}; run `spear preprocess VIDEOS` first, or give the folder with --clips")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from spear.clip import CROP
-from spear.errors import SpearError
+from spear.errors import SpearError, UnusableClip
 from spear.points import MESH_INDICES, NOSE_TIP, UPPER, Array, face_width
+from spear.video import Footage
 
 DETECTOR = "mediapipe 0.10.21 face mesh, refined, tracking"
 CROP_WIDTHS = 1.5
@@ -30,6 +31,8 @@ _SMOOTHING = 4.0
 """Gaussian sigma, frames, over the crop's place, size and angle: the picture must not shake with the detector."""
 _RIGHT_EYE, _LEFT_EYE = slice(42, 58), slice(58, 74)
 _MAX_FACES = 5
+_MOST_MISSING = 0.5
+"""With a face in fewer than this share of the frames, a clip is more guess than footage."""
 
 Frame = NDArray[np.uint8]
 
@@ -55,7 +58,9 @@ class FaceTracker:
     def __enter__(self) -> FaceTracker:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._meshes.close()
 
     def __call__(self, frame: Frame) -> Array | None:
@@ -122,7 +127,47 @@ def _faces(mesh: Any, frame: Frame) -> list[Array]:
     height, width = frame.shape[:2]
     found = mesh.process(np.ascontiguousarray(frame)).multi_face_landmarks or []
     size = np.array([width, height], np.float32)
-    return [np.array([(face.landmark[i].x, face.landmark[i].y) for i in MESH_INDICES], np.float32) * size for face in found]
+    return [
+        np.array([(face.landmark[i].x, face.landmark[i].y) for i in MESH_INDICES], np.float32) * size for face in found
+    ]
+
+
+def follow_face(
+    footage: Footage,
+    choice: str,
+    on_missing: str,
+    stop: int | None = None,
+    seen: Callable[[int], None] = lambda _: None,
+) -> tuple[Array, list[int]]:
+    """Follow a face through the first `stop` frames: points (F, 131, 2) frame px, and the frames that did not show it.
+
+    on_missing: `hold` interpolates over those, anything else refuses. seen: told how many frames are done.
+    Raises UnusableClip where the face is in no frame, in too few, or not in all though asked.
+    """
+    found: list[Array | None] = []
+    with FaceTracker(choice) as tracker:
+        for frame in footage.frames(0, stop):
+            found.append(tracker(frame))
+            seen(len(found))
+    missing = [i for i, points in enumerate(found) if points is None]
+    if len(missing) == len(found) and tracker.faces_seen:
+        raise UnusableClip(
+            f"{footage.path} shows {tracker.faces_seen} face(s), none has number {choice}; give --face 0 to {tracker.faces_seen - 1}, or largest"
+        )
+    if len(missing) == len(found):
+        raise UnusableClip(
+            f"{footage.path} shows no face in any of {len(found)} frames; give footage with a visible face"
+        )
+    if missing and on_missing != "hold":
+        raise UnusableClip(
+            f"{footage.path} shows no face in {len(missing)} of {len(found)} frames, first in frame {missing[0]}; "
+            "use --on-missing-face hold to interpolate"
+        )
+    if len(missing) > _MOST_MISSING * len(found):
+        raise UnusableClip(
+            f"{footage.path} shows a face in only {len(found) - len(missing)} of {len(found)} frames; cut the rest away"
+        )
+    return fill_missing(found), missing
 
 
 def fill_missing(points: list[Array | None]) -> Array:
@@ -199,7 +244,9 @@ def paste(frame: Frame, crop: Frame, mask: Array, transform: NDArray[np.float64]
     result = frame.copy()
     if rows.size == 0:
         return result
-    corners = np.array([(x, y) for x in (columns[0] - 1, columns[-1] + 1) for y in (rows[0] - 1, rows[-1] + 1)], np.float32)
+    corners = np.array(
+        [(x, y) for x in (columns[0] - 1, columns[-1] + 1) for y in (rows[0] - 1, rows[-1] + 1)], np.float32
+    )
     corners = to_crop(corners, back)
     left, top = np.maximum(np.floor(corners.min(0)).astype(int) - 1, 0)
     right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int) + 2, [width, height])
@@ -208,10 +255,10 @@ def paste(frame: Frame, crop: Frame, mask: Array, transform: NDArray[np.float64]
     matrix = _matrix(back)
     matrix[:, 2] -= (left, top)
     size = (int(right - left), int(bottom - top))
-    face = cv2.warpAffine(crop, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    face = cv2.warpAffine(crop, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(
+        np.float32
+    )
     weight = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_LINEAR)[..., None]
     region = result[top:bottom, left:right].astype(np.float32)
     result[top:bottom, left:right] = np.rint(region + weight * (face - region)).astype(np.uint8)
     return result
-
-

@@ -31,7 +31,9 @@ def run_each(
                 "distributed.worker.memory.terminate": False}  # fmt: skip
     with (
         dask.config.set(settings),
-        LocalCluster(n_workers=min(jobs, len(items)), threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+        LocalCluster(
+            n_workers=min(jobs, len(items)), threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as cluster,
         Client(cluster) as client,
     ):
         futures = {client.submit(function, item, pure=False): item for item in items}

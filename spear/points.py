@@ -99,4 +99,3 @@ def pose_input(points: Array, kind: str) -> Array:
         raise ValueError(f"pose {kind!r} is not one of {POSES}")
     upper = points[:, UPPER]
     return upper if kind == "raw" else gaussian_filter1d(upper, 6.0, axis=0, mode="nearest").astype(np.float32)
-

@@ -13,9 +13,27 @@ from spear.errors import SpearError
 
 LAYOUTS = ("auto", "mead", "flat")
 SPLIT_BY = ("clip", "speaker")
-_VIDEO = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv", ".3gp", ".ogv", ".gif"}
+_VIDEO = {
+    ".mp4",
+    ".mov",
+    ".m4v",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".mts",
+    ".flv",
+    ".wmv",
+    ".3gp",
+    ".ogv",
+    ".gif",
+}
 _SOUND = (".wav", ".m4a", ".flac", ".mp3", ".aac", ".ogg", ".opus")
-_MEAD = re.compile(r"(?P<speaker>[MW]\d{3})/video/(?P<view>[^/]+)/(?P<emotion>[^/]+)/level_(?P<level>\d+)/(?P<name>[^/]+)\.\w+$")
+_MEAD = re.compile(
+    r"(?P<speaker>[MW]\d{3})/video/(?P<view>[^/]+)/(?P<emotion>[^/]+)/level_(?P<level>\d+)/(?P<name>[^/]+)\.\w+$"
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +69,13 @@ def find_sources(videos: list[Path], layout: str = "auto") -> tuple[list[Source]
                 source = Source(**{**source.__dict__, "id": f"{source.id}-{mark}"})
             sources[source.id] = source
     if not sources:
-        raise SpearError(f"no video in {', '.join(map(str, videos))}; give a folder with {' '.join(sorted(_VIDEO)[:6])} ... files")
-    notes = [f"{count} {suffix or 'nameless'} file(s) passed over: not a video" for suffix, count in sorted(passed_over.items())]
+        raise SpearError(
+            f"no video in {', '.join(map(str, videos))}; give a folder with {' '.join(sorted(_VIDEO)[:6])} ... files"
+        )
+    notes = [
+        f"{count} {suffix or 'nameless'} file(s) passed over: not a video"
+        for suffix, count in sorted(passed_over.items())
+    ]
     return [sources[key] for key in sorted(sources)], notes
 
 
@@ -79,7 +102,9 @@ def _describe(path: Path, top: Path, layout: str) -> Source:
         sound = _sound_of(beside) or _sound_of(path)
         return Source(identity, path, sound, speaker, view, emotion, int(level))
     if layout == "mead":
-        raise SpearError(f"{path} is not <M|W>NNN/video/<view>/<emotion>/level_<k>/<NNN>.mp4; use --layout auto or flat")
+        raise SpearError(
+            f"{path} is not <M|W>NNN/video/<view>/<emotion>/level_<k>/<NNN>.mp4; use --layout auto or flat"
+        )
     inside = path.relative_to(top) if top.is_dir() else Path(path.name)
     speaker = path.absolute().parent.name
     return Source(_plain("_".join(inside.with_suffix("").parts)), path, _sound_of(path), _plain(speaker))

@@ -116,7 +116,9 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
                 run.save_state()
                 last_saved = time.monotonic()
             if stop:
-                raise Interrupted(f"stopped after step {place.step}; run the same command again to go on", 128 + stop[0])
+                raise Interrupted(
+                    f"stopped after step {place.step}; run the same command again to go on", 128 + stop[0]
+                )
             if over:
                 break
     return place.figures
@@ -147,7 +149,11 @@ class _Run:
     def share(self) -> float:
         """How much of the training is done, by steps or by time, whichever ends first."""
         by_steps = self.place.step / self.total
-        return by_steps if self.schedule.max_minutes is None else max(by_steps, self.place.seconds / 60 / self.schedule.max_minutes)
+        return (
+            by_steps
+            if self.schedule.max_minutes is None
+            else max(by_steps, self.place.seconds / 60 / self.schedule.max_minutes)
+        )
 
     def is_over(self) -> bool:
         return self.share() >= 1
@@ -170,7 +176,9 @@ class _Run:
 
     def step(self, batch: Any) -> dict[str, float]:
         place, epoch = self.place, self.place.step // self.steps_per_epoch
-        torch.manual_seed(self.schedule.seed * 1_000_003 + place.step)  # dropout of a resumed run is that of an unbroken one
+        torch.manual_seed(
+            self.schedule.seed * 1_000_003 + place.step
+        )  # dropout of a resumed run is that of an unbroken one
         for optimiser in self.task.optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = self.schedule.learning_rate * self.schedule.decay**epoch

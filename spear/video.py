@@ -15,7 +15,6 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
@@ -69,7 +68,7 @@ class Footage:
                 """When the first frame is shown, s on the container's clock."""
                 self.height, self.width = self._rgb(frame).shape[:2]
                 return
-        raise UnusableClip(f"{self.path} has no frame that can be decoded; give another file")
+        raise UnusableClip(f"{self.path} has no frame that can be decoded; give it as mp4, png or jpg")
 
     def _track(self, container: Any) -> Any:
         for stream in container.streams.video:
@@ -245,18 +244,10 @@ class _Rgb:
         planes = self._reformatter.reformat(
             frame, width, height, "gbrp", src_colorspace=source, interpolation=_EXACT, threads=1
         ).planes
-        green, blue, red = (np.frombuffer(p, np.uint8).reshape(height, p.line_size)[:, :width] for p in planes)
-        return _upright(cv2.merge([red, green, blue]), frame)
-
-
-def _upright(picture: Frame, frame: Any) -> Frame:
-    side_data = frame.side_data.get(SideData.DISPLAYMATRIX)
-    if side_data is None:
-        return picture
-    x_to_x, x_to_y, _, y_to_x, y_to_y = np.frombuffer(side_data, np.int32)[:5]
-    if abs(x_to_y) > abs(x_to_x):
-        picture, x_to_x, y_to_y = picture.transpose(1, 0, 2), y_to_x, x_to_y
-    return np.ascontiguousarray(picture[:: -1 if y_to_y < 0 else 1, :: -1 if x_to_x < 0 else 1])
+        green, blue, red = (
+            np.frombuffer(memoryview(p), np.uint8).reshape(height, p.line_size)[:, :width] for p in planes
+        )
+        return np.ascontiguousarray(np.rot90(cv2.merge([red, green, blue]), round(frame.rotation / 90)))
 
 
 class VideoWriter:
@@ -272,50 +263,45 @@ class VideoWriter:
         crf: int = 18,
         random_access: bool = False,
     ) -> None:
-        """sound: a file whose audio track is resampled to AAC; random_access: many key frames and fixed bytes, for face.mp4.
+        """sound: a file whose audio track becomes AAC; random_access: many key frames and fixed bytes, for face.mp4.
 
         Raises UnusableClip where `sound` has none, SpearError where `path` cannot be written.
         """
-        if Path(path).suffix.lower() not in _SUFFIXES:
+        self.path = Path(path)
+        suffix = self.path.suffix.lower()
+        if suffix not in _SUFFIXES:
             raise SpearError(f"{path} cannot be written as video; choose a name that ends in {', '.join(_SUFFIXES)}")
-        self.path = path
-        self._sound = iter(()) if sound is None else _blocks(pcm(sound, "stereo", SOUND_RATE), SOUND_RATE // FPS)
+        self._sound = iter(()) if sound is None else _blocks(pcm(sound, 2, SOUND_RATE), SOUND_RATE // FPS)
         self._block = next(self._sound, None)  # a bad sound file is told before there is an output file
         with self._told():
-            self._container = av.open(f"file:{path}", "w", options={"movflags": "+faststart"})
+            options = {} if suffix == ".mkv" else {"movflags": "+faststart"}
+            self._container = av.open(f"file:{path}", "w", options=options)
         self._video: Any = self._container.add_stream("libx264", rate=FPS)
         self._video.width, self._video.height = width + width % 2, height + height % 2
         self._video.pix_fmt = "yuv420p"
         context = self._video.codec_context
-        context.colorspace, context.color_primaries, context.color_trc, context.color_range = (
-            1,
-            1,
-            1,
-            1,
-        )  # bt709, limited
-        options: dict[str, object] = {"crf": str(crf), "preset": "veryfast" if random_access else "medium"}
+        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+        context.color_range = 1  # limited
+        # swscale puts chroma between two pixels, H.264 says that it is on the left one: untold, colours move by half a pixel
+        self._video.options = {"crf": str(crf), "x264-params": "chromaloc=1"}
         if random_access:
-            options |= {"g": "10", "bf": "0", "threads": "1"}
-        self._video.options = options
-        self._audio: Any = (
-            None if sound is None else self._container.add_stream("aac", rate=SOUND_RATE, layout="stereo")
-        )
+            self._video.options |= {"preset": "veryfast", "g": "10", "bf": "0", "threads": "1"}
+        self._audio: Any = None if sound is None else self._container.add_stream("aac", SOUND_RATE, layout="stereo")
         if self._audio is not None:
             self._audio.bit_rate = 128_000
         self._reformatter = VideoReformatter()
-        self._count = 0
+        self._size, self._count = (height, width, 3), 0
 
     def write(self, frame: Frame) -> None:
-        """Add one frame (H, W, 3) uint8, and the sound up to its end."""
+        """Add one frame (H, W, 3) uint8, and the sound up to its end. Raises ValueError for another size."""
+        if frame.shape != self._size:
+            raise ValueError(f"a frame of shape {frame.shape} for a video of {self._size}")
         odd_rows, odd_columns = frame.shape[0] % 2, frame.shape[1] % 2
         if odd_rows or odd_columns:
             frame = np.pad(frame, ((0, odd_rows), (0, odd_columns), (0, 0)), mode="edge")
+        source = av.VideoFrame.from_ndarray(frame, format="rgb24")
         picture = self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(frame, format="rgb24"),
-            format="yuv420p",
-            dst_colorspace=Colorspace.ITU709,
-            interpolation=_EXACT,
-            threads=1,
+            source, format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=_EXACT, threads=1
         )
         picture.pts, picture.time_base = self._count, Fraction(1, FPS)
         with self._told():
@@ -328,11 +314,8 @@ class VideoWriter:
         if self._block is None:
             return
         sound = av.AudioFrame.from_ndarray(self._block, format="fltp", layout="stereo")
-        sound.sample_rate, sound.pts, sound.time_base = (
-            SOUND_RATE,
-            self._count * (SOUND_RATE // FPS),
-            Fraction(1, SOUND_RATE),
-        )
+        sound.sample_rate, sound.time_base = SOUND_RATE, Fraction(1, SOUND_RATE)
+        sound.pts = self._count * (SOUND_RATE // FPS)
         self._container.mux(self._audio.encode(sound))
         self._block = next(self._sound, None)
 
@@ -355,17 +338,16 @@ class VideoWriter:
             with suppress(av.error.FFmpegError):  # an error about the half-written file would hide the one that matters
                 self._container.close()
             return
-        with self._told():
-            try:
-                self._container.mux(self._video.encode())
-                if self._audio is not None:
-                    self._container.mux(self._audio.encode())
-            finally:
-                self._container.close()
+        with self._told(), self._container:
+            if self._count == 0:
+                raise SpearError(f"no frame was given for {self.path}; give sound or footage that is longer")
+            self._container.mux(self._video.encode())
+            if self._audio is not None:
+                self._container.mux(self._audio.encode())
 
 
 def _blocks(pieces: Iterator[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
-    """Cut pieces (channels, any) into blocks (channels, size); the last one may be shorter."""
+    """Cut stereo pieces (2, any) into blocks (2, size); the last one may be shorter."""
     held = np.zeros((2, 0), np.float32)
     for piece in pieces:
         held = np.concatenate([held, piece], axis=1)

@@ -49,7 +49,10 @@ class ResidualConv(nn.Module):
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            nn.Conv1d(channels, width, 3, stride, 1), nn.GroupNorm(8, width), nn.ReLU(), nn.Conv1d(width, width, 3, 1, 1)
+            nn.Conv1d(channels, width, 3, stride, 1),
+            nn.GroupNorm(8, width),
+            nn.ReLU(),
+            nn.Conv1d(width, width, 3, 1, 1),
         )
         self.skip = nn.Conv1d(channels, width, 1, stride)
 
@@ -78,7 +81,8 @@ class TrackEncoder(nn.Module):
         super().__init__()
         self.inward = nn.Sequential(nn.Flatten(2), nn.Dropout(dropout), nn.Linear(size, width), nn.GELU())
         self.over_time = nn.ModuleList(
-            nn.Sequential(nn.GroupNorm(1, width), nn.Conv1d(width, width, 5, padding=2), nn.GELU()) for _ in range(time_layers)
+            nn.Sequential(nn.GroupNorm(1, width), nn.Conv1d(width, width, 5, padding=2), nn.GELU())
+            for _ in range(time_layers)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,7 +148,9 @@ def build_a2lm(config: A2LMConfig) -> A2LM:
         audio, pose, faces = (FrameEncoder(channels, config.width) for channels in (layers, 2, 2))
         return A2LM(config, audio, pose, faces, LandmarkDecoder(config))
     sizes = (layers * width, N_UPPER * 2, N_POINTS * 2)
-    tracks = [TrackEncoder(size, config.width, config.dropout, time) for size, time in zip(sizes, (2, 1, 0), strict=True)]
+    tracks = [
+        TrackEncoder(size, config.width, config.dropout, time) for size, time in zip(sizes, (2, 1, 0), strict=True)
+    ]
     return A2LM(config, *tracks, LandmarkDecoder(config))
 
 
@@ -182,7 +188,9 @@ def predict_landmarks(net: A2LM, features: Tensor, pose: Tensor, references: Ten
     total, window = features.shape[0], net.config.window
     device = next(net.parameters()).device
     result, weight = torch.zeros(total, N_LOWER, 2), torch.zeros(total, 1, 1)
-    ramp = torch.minimum(torch.arange(1, window + 1), torch.arange(window, 0, -1)).clamp(max=_WINDOW_MARGIN).view(-1, 1, 1)
+    ramp = (
+        torch.minimum(torch.arange(1, window + 1), torch.arange(window, 0, -1)).clamp(max=_WINDOW_MARGIN).view(-1, 1, 1)
+    )
     for start in _window_starts(total, window, window - _WINDOW_MARGIN):
         part = slice(start, min(start + window, total))
         points = net(features[None, part].to(device), pose[None, part].to(device), references[None].to(device))[0].cpu()

@@ -46,11 +46,10 @@ def warp(features: Tensor, flow: Tensor) -> Tensor:
 
     features (B, C, H, W); flow (B, 2, H, W), x and y, in units of half the picture (-1..1 spans it corner to corner).
     """
+    features, flow = features.float(), flow.float()  # half precision would place samples half a cell off
     height, width = features.shape[-2:]
     rows = torch.linspace(-1, 1, height, device=flow.device, dtype=flow.dtype)
     columns = torch.linspace(-1, 1, width, device=flow.device, dtype=flow.dtype)
     grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
     place = (grid + flow).permute(0, 2, 3, 1)
-    return nn.functional.grid_sample(
-        features, place.to(features.dtype), mode="bilinear", padding_mode="border", align_corners=True
-    )
+    return nn.functional.grid_sample(features, place, mode="bilinear", padding_mode="border", align_corners=True)

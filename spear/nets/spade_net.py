@@ -91,7 +91,13 @@ class SpadeNet(nn.Module):
         self.align, self.paint = align, paint
 
     def forward(
-        self, masked: Tensor, known: Tensor, sketch: Tensor, ref_latents: Tensor, ref_sketches: Tensor, first_flow: Tensor
+        self,
+        masked: Tensor,
+        known: Tensor,
+        sketch: Tensor,
+        ref_latents: Tensor,
+        ref_sketches: Tensor,
+        first_flow: Tensor,
     ) -> tuple[Tensor, Aligned]:
         """Shapes as in Align and Paint. Returns the target's latent (B, C, H, W) and the aligned references."""
         aligned = self.align(ref_latents, ref_sketches, sketch, first_flow)

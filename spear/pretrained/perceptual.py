@@ -14,7 +14,13 @@ from spear.nets.autoencoder import Autoencoder
 VGG19_FILE = "vgg19-dcbb9e9d.pth"
 _VGG19 = [64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 512, "M", 512, 512, 512, 512]
 _VGG19_TAPS = (1, 6, 11, 20, 29)  # relu1_1, 2_1, 3_1, 4_1, 5_1
-_MOBILE = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1)]  # expansion, width, blocks, stride
+_MOBILE = [
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+]  # expansion, width, blocks, stride
 _MOBILE_TAPS = (1, 3, 6, 10, 13)
 
 
@@ -54,16 +60,22 @@ def autoencoder_perceptual(net: Autoencoder) -> PerceptualLoss:
 def load_perceptual(path: Path) -> PerceptualLoss:
     """VGG19 or MobileNetV2 with torchvision's key names, told apart by their keys. Raises SpearError."""
     if not path.is_file():
-        raise SpearError(f"{path} is absent; download torchvision's {VGG19_FILE} or mobilenet_v2-b0353104.pth and give it with --perceptual")
+        raise SpearError(
+            f"{path} is absent; download torchvision's {VGG19_FILE} or mobilenet_v2-b0353104.pth and give it with --perceptual"
+        )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
         net, taps = (_vgg19(), _VGG19_TAPS) if "features.0.bias" in weights else (_mobilenet_v2(), _MOBILE_TAPS)
         wanted = net.state_dict()
         net.load_state_dict({name: weights[f"features.{name}"].float() for name in wanted})
     except (KeyError, RuntimeError, AttributeError, TypeError, EOFError, ValueError) as error:
-        raise SpearError(f"{path} holds neither torchvision's VGG19 nor its MobileNetV2; give one of these state dicts") from error
+        raise SpearError(
+            f"{path} holds neither torchvision's VGG19 nor its MobileNetV2; give one of these state dicts"
+        ) from error
     except Exception as error:  # weights_only refuses pickled code with an UnpicklingError
-        raise SpearError(f"{path} is not a plain state dict ({type(error).__name__}); give torchvision's file") from error
+        raise SpearError(
+            f"{path} is not a plain state dict ({type(error).__name__}); give torchvision's file"
+        ) from error
     stages = [net[a:b] for a, b in zip([0, *(t + 1 for t in taps)], (t + 1 for t in taps), strict=False)]
     return PerceptualLoss(stages, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -97,7 +109,9 @@ def _mobilenet_v2() -> nn.Sequential:
 
 def _conv_norm(channels: int, width: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, width, size, stride, size // 2, groups=groups, bias=False), nn.BatchNorm2d(width), nn.ReLU6()
+        nn.Conv2d(channels, width, size, stride, size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU6(),
     )
 
 

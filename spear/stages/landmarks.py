@@ -20,9 +20,7 @@ from spear.video import Footage
 DETECTORS = ("mediapipe", "face-alignment")
 
 
-def landmarks(
-    clips: Path, detector: str = "mediapipe", jobs: int = 1, progress: Progress = no_progress
-) -> Report:
+def landmarks(clips: Path, detector: str = "mediapipe", jobs: int = 1, progress: Progress = no_progress) -> Report:
     """Write clips/<id>/landmarks.safetensors: points (F, 131, 2) in crop px and confidence (F,).
 
     detector: `mediapipe` (face mesh in tracking mode), or `face-alignment` (68 points, resampled along their curves).
@@ -31,7 +29,9 @@ def landmarks(
     if detector not in DETECTORS:
         raise SpearError(f"--detector {detector} is not one of {', '.join(DETECTORS)}")
     found = find_clips(clips)
-    settings = {"detector": DETECTOR if detector == "mediapipe" else "face-alignment 68 points, resampled to 131 (approximate)"}
+    settings = {
+        "detector": DETECTOR if detector == "mediapipe" else "face-alignment 68 points, resampled to 131 (approximate)"
+    }
     report = Report()
     work = [clip for clip in found if not clip.fits(clip.landmarks_path, settings)]
     report.kept = len(found) - len(work)
@@ -51,7 +51,9 @@ def landmarks(
 def _detect_clip(clip: Clip, detector: str, settings: dict[str, Any]) -> int:
     found = _mediapipe(clip) if detector == "mediapipe" else _face_alignment(clip)
     if not any(p is not None for p in found):
-        raise UnusableClip(f"no face was found in {clip.face_path}; look at it, and preprocess it anew with --face INDEX")
+        raise UnusableClip(
+            f"no face was found in {clip.face_path}; look at it, and preprocess it anew with --face INDEX"
+        )
     confidence = np.array([p is not None for p in found], np.float32)
     confidence[clip.info.missing] = 0
     clip.write_landmarks(fill_missing(found), confidence, settings)

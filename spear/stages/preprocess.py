@@ -8,22 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from spear.audio import fit_to_frames, load_audio, write_wav
 from spear.clip import Clip, ClipInfo
 from spear.errors import SpearError, UnusableClip
-from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transform, fill_missing, warp_crop
+from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transform, follow_face, warp_crop
 from spear.files import sha256_of, whole, write_text
 from spear.jobs import run_each
-from spear.points import Array
 from spear.progress import Progress, Report, no_progress
 from spear.sources import Source, assign_splits, find_sources
 from spear.video import Footage, VideoWriter
 
 ON_MISSING_FACE = ("hold", "skip", "fail")
-_MOST_MISSING = 0.5
-"""With a face in fewer than this share of the frames, a clip is more guess than footage."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,7 @@ def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> str:
     source, clip = job.source, Clip(clips / job.source.id)
     status, digest = source.path.stat(), sha256_of(source.path)
     footage = Footage(source.path)
-    points, missing = _follow_face(footage, settings["face"], settings["on_missing_face"])
+    points, missing = follow_face(footage, settings["face"], settings["on_missing_face"])
     transforms = crop_transform(points)
     clip.info_path.unlink(missing_ok=True)  # from here on the folder is not whole until it is written again
     with whole(clip.face_path) as temporary, VideoWriter(temporary, 256, 256, crf=12, random_access=True) as writer:
@@ -119,33 +114,26 @@ def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> str:
     has_audio = _write_sound(clip, source, footage, len(points))
     clip.write_info(
         ClipInfo(
-            source=str(source.path), source_sha256=digest, source_size=status.st_size, source_mtime_ns=status.st_mtime_ns,
-            width=footage.width, height=footage.height, frames=len(points), crop=transforms.tolist(), missing=missing,
-            has_audio=has_audio, speaker=source.speaker, view=source.view, emotion=source.emotion, level=source.level,
-            split=job.split, split_rule=job.split_rule, settings=settings,
+            source=str(source.path),
+            source_sha256=digest,
+            source_size=status.st_size,
+            source_mtime_ns=status.st_mtime_ns,
+            width=footage.width,
+            height=footage.height,
+            frames=len(points),
+            crop=transforms.tolist(),
+            missing=missing,
+            has_audio=has_audio,
+            speaker=source.speaker,
+            view=source.view,
+            emotion=source.emotion,
+            level=source.level,
+            split=job.split,
+            split_rule=job.split_rule,
+            settings=settings,
         )  # fmt: skip
     )
     return clip.id
-
-
-def _follow_face(footage: Footage, choice: str, on_missing: str) -> tuple[Array, list[int]]:
-    found: list[Array | None] = []
-    with FaceTracker(choice) as tracker:
-        found = [tracker(frame) for frame in footage.frames()]
-        seen = tracker.faces_seen
-    missing = [i for i, points in enumerate(found) if points is None]
-    if len(missing) == len(found):
-        if seen:
-            raise UnusableClip(f"{footage.path} shows {seen} face(s), not face {choice}; give --face 0 to {seen - 1}, or largest")
-        raise UnusableClip(f"{footage.path} shows no face in any of {len(found)} frames; give footage with a visible face")
-    if missing and on_missing != "hold":
-        raise UnusableClip(
-            f"{footage.path} shows no face in {len(missing)} of {len(found)} frames, first in frame {missing[0]}; "
-            "use --on-missing-face hold to interpolate"
-        )
-    if len(missing) > _MOST_MISSING * len(found):
-        raise UnusableClip(f"{footage.path} shows a face in only {len(found) - len(missing)} of {len(found)} frames; cut the rest away")
-    return fill_missing(found), missing
 
 
 def _write_sound(clip: Clip, source: Source, footage: Footage, frames: int) -> bool:

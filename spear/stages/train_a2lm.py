@@ -111,7 +111,9 @@ def _config(preset: str, encoder: str, pose: str, clips: list[Clip]) -> A2LMConf
     settings = clips[0].require_features(encoder)
     for clip in clips:
         if clip.require_features(encoder) != settings:
-            raise SpearError(f"{clip.features_path(encoder)} was made with other settings than the rest; run `spear extract-audio-features --encoder {encoder}` again")
+            raise SpearError(
+                f"{clip.features_path(encoder)} was made with other settings than the rest; run `spear extract-audio-features --encoder {encoder}` again"
+            )
     shape = clips[0].features(encoder, 0, 1).shape
     known = {"encoder": encoder, "encoder_settings": settings, "feature_shape": (shape[1], shape[2]), "pose": pose}
     return A2LMConfig(**known) if preset == "small" else A2LMConfig.paper(**known)

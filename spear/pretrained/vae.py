@@ -1,0 +1,59 @@
+"""The paper's autoencoder: AutoencoderKL of Stable Diffusion, frozen (section 3.2.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spear.errors import SpearError
+
+DEFAULT = "stabilityai/sd-vae-ft-mse"
+
+
+class KLAutoencoder(nn.Module):
+    """Picture in -1..1 (B, 3, H, W) <-> scaled latent (B, 4, H/8, W/8); the mean of the posterior, so no chance in it."""
+
+    def __init__(self, net: Any, name: str) -> None:
+        """net: diffusers' AutoencoderKL; name: the folder or hub id it came from."""
+        super().__init__()
+        self.net = net.eval().requires_grad_(False)
+        self.latent_channels: int = net.config.latent_channels
+        self._name = name
+
+    def train(self, mode: bool = True) -> KLAutoencoder:
+        """Stay in eval mode: frozen means frozen."""
+        return super().train(False)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in -1..1 -> (B, 4, H/8, W/8), times the scaling factor."""
+        return self.net.encode(images).latent_dist.mode() * self.net.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, 4, h, w) -> (B, 3, 8h, 8w), about -1..1."""
+        return self.net.decode(latents / self.net.config.scaling_factor).sample
+
+    def identity(self) -> str:
+        """What a net trained in this latent space must name."""
+        return f"AutoencoderKL {self._name}"
+
+
+def load_kl_autoencoder(source: str = DEFAULT) -> KLAutoencoder:
+    """From a local folder, or a hub id that is in the cache or can be fetched. Raises SpearError naming what is missing."""
+    from diffusers import AutoencoderKL
+
+    try:
+        net, info = AutoencoderKL.from_pretrained(source, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise SpearError(
+            f"the autoencoder {source} is neither a folder nor in the hub's cache; fetch it with `hf download {source}` "
+            "or give a folder with --vae"
+        ) from error
+    if info["missing_keys"]:
+        raise SpearError(
+            f"{source} lacks the weight {sorted(info['missing_keys'])[0]}; give a whole AutoencoderKL with --vae"
+        )
+    net.to(torch.float32)
+    return KLAutoencoder(net, Path(source).name if Path(source).is_dir() else source)

@@ -1,0 +1,139 @@
+"""`spear render`: speech and a reference video (or picture) in, a talking-face video out."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spear.audio import fit_to_frames, frames_of, load_audio
+from spear.errors import SpearError
+from spear.face import crop_transform, follow_face, paste, to_crop, warp_crop
+from spear.files import whole
+from spear.nets.a2lm import A2LM, predict_landmarks
+from spear.painter import BATCH, Painter, with_lower_face
+from spear.points import Array, pose_input, spread_over_opening
+from spear.pretrained.audio_encoders import load_encoder
+from spear.progress import Progress, no_progress
+from spear.stages.train_a2lm import load_a2lm
+from spear.stages.train_lm2face import load_lm2face
+from spear.video import Footage, VideoWriter, ping_pong_index
+
+PACKAGED = Path(__file__).parent.parent / "weights"
+CONTAINERS = (".mp4", ".mov", ".mkv")
+_LEAST_ANALYSED = 250
+"""Frames of a long ref that are looked at even for short speech: references want an open mouth."""
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class Rendered:
+    """What was made: frames at 25 fps, picture size, which models, seconds spent, and what the user should know."""
+
+    frames: int
+    width: int
+    height: int
+    models: list[str]
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def render(
+    audio: Path,
+    ref: Path,
+    out: Path,
+    models: Path | None = None,
+    face: str = "largest",
+    encoder_weights: str | None = None,
+    progress: Progress = no_progress,
+) -> Rendered:
+    """Write a video in which the face of `ref` speaks `audio`: size and colours of the ref, 25 fps, the audio muxed.
+
+    ref: a video, run forward and backward where the speech is longer, or a still picture. models: a folder with
+    a2lm.safetensors and lm2face.safetensors; without it those that ship. Memory does not grow with the length.
+    Raises SpearError for input that cannot be used; then nothing stands under the name `out`.
+    """
+    if out.suffix.lower() not in CONTAINERS:
+        raise SpearError(f"{out} does not end in {', '.join(CONTAINERS)}; give the video a name that does")
+    if out.exists() and any(out.samefile(path) for path in (audio, ref) if path.exists()):
+        raise SpearError(f"{out} is the audio or the ref itself; give another -o")
+    started = time.monotonic()
+    with whole(out) as temporary:  # first, since a folder that cannot be written should not cost a minute
+        folder = models or PACKAGED
+        a2lm, lm2face = load_a2lm(folder / "a2lm.safetensors"), load_lm2face(folder / "lm2face.safetensors")
+        samples = load_audio(audio)
+        frames = frames_of(samples)
+        footage = Footage(ref)
+        points, missing = follow_face(
+            footage, face, "hold", max(frames, _LEAST_ANALYSED), lambda done: progress(done, 0, "finding the face")
+        )
+        transforms = crop_transform(points)
+        points = to_crop(points, transforms)
+        seconds = {"ref": time.monotonic() - started}
+        order = ping_pong_index(frames, len(points))
+        driven = _speak(a2lm, fit_to_frames(samples, frames), points, order, encoder_weights)
+        seconds["landmarks"] = time.monotonic() - started - sum(seconds.values())
+        painter = Painter(lm2face, points, lambda chosen: _crops(footage, transforms, chosen))
+        with VideoWriter(temporary, footage.width, footage.height, sound=audio) as writer:
+            work = zip(footage.ping_pong(frames), order, driven, strict=True)
+            done = 0
+            for batch in _batched(work, BATCH):
+                for frame in _paint(painter, batch, points, transforms):
+                    writer.write(frame)
+                done += len(batch)
+                progress(done, frames, "rendering")
+        seconds["faces"] = time.monotonic() - started - sum(seconds.values())
+    notes = []
+    if missing:
+        notes.append(f"no face in {len(missing)} of {len(points)} frames of the ref; its place was interpolated there")
+    if footage.width % 2 or footage.height % 2:
+        notes.append("the ref has an odd size; H.264 wants even ones, so the edge was repeated by one pixel")
+    return Rendered(frames, footage.width, footage.height, [str(folder)], seconds, notes)
+
+
+def _speak(
+    net: A2LM, samples: NDArray[np.float32], points: Array, order: NDArray[np.int64], weights: str | None
+) -> Array:
+    """The points of every output frame, (F, 131, 2) crop px: the ref's upper face, the lower face from the speech."""
+    encoder = load_encoder(net.config.encoder, weights)
+    if encoder.settings != net.config.encoder_settings:
+        raise SpearError(
+            f"the model was trained on {net.config.encoder} features made with {net.config.encoder_settings}, "
+            f"these are made with {encoder.settings}; give the same weights with --encoder-weights"
+        )
+    features = encoder(torch.from_numpy(samples))
+    shown = points[order]
+    references = torch.from_numpy(points[spread_over_opening(points, net.config.references)])
+    lower = predict_landmarks(net, features, torch.from_numpy(pose_input(shown, net.config.pose)), references)
+    return with_lower_face(shown, lower.numpy())
+
+
+def _crops(footage: Footage, transforms: NDArray[np.float64], chosen: list[int]) -> NDArray[np.uint8]:
+    return np.stack([warp_crop(next(footage.frames(i, i + 1)), transforms[i]) for i in chosen])
+
+
+def _paint(
+    painter: Painter,
+    batch: list[tuple[NDArray[np.uint8], np.int64, Array]],
+    points: Array,
+    transforms: NDArray[np.float64],
+) -> Iterator[NDArray[np.uint8]]:
+    """Full frames with the painted face blended in."""
+    frames, order, driven = (list(column) for column in zip(*batch, strict=True))
+    crops = [warp_crop(frame, transforms[i]) for frame, i in zip(frames, order, strict=True)]
+    painted = painter.paint(crops, np.stack(driven), points[order])
+    for frame, i, (face, mask) in zip(frames, order, painted, strict=True):
+        yield paste(frame, face, mask, transforms[i])
+
+
+def _batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    while batch := list(itertools.islice(items, size)):
+        yield batch

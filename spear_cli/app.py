@@ -1,0 +1,261 @@
+"""The seven commands. Each body calls the stage of its own name; nothing heavy is imported before one runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from typer.core import TyperGroup
+
+from spear.errors import SpearError
+from spear.version import __version__
+from spear_cli.console import fail, progress_bar, say, show_report
+
+
+class _Group(TyperGroup):
+    """The one place where an error becomes a line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            return super().invoke(ctx)
+        except SpearError as error:
+            fail(error)
+            raise typer.Exit(getattr(error, "code", 1)) from None
+        except KeyboardInterrupt:
+            fail(SpearError("interrupted; run the same command again to go on"))
+            raise typer.Exit(130) from None
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            fail(SpearError(f"{error.strerror or error}{where}; check the path, its permissions and the free space"))
+            raise typer.Exit(1) from None
+
+
+def _terminate(number: int, frame: Any) -> None:
+    error = SpearError("terminated; run the same command again to go on")
+    error.code = 143  # type: ignore[attr-defined]
+    raise error
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="spear",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start here: `spear render --audio speech.wav --ref face.mp4 -o out.mp4`",
+)
+
+Clips = Annotated[Path, typer.Option("--clips", help="Folder of the clips.")]
+Models = Annotated[Path, typer.Option("--models", help="Folder of the trained models.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")]
+Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
+Preset = Annotated[str, typer.Option(help="`small` (two CPU cores) or `paper` (a GPU).")]
+MaxMinutes = Annotated[Optional[float], typer.Option(min=0.01, help="Stop after this long, over all resumes.")]
+Epochs = Annotated[Optional[int], typer.Option(min=1, help="Instead of the preset's.")]
+LearningRate = Annotated[Optional[float], typer.Option(help="Instead of the preset's.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Forget an earlier run of this training.")]
+Face = Annotated[str, typer.Option(help="`largest`, or the number of the face from the left, from 0.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"spear {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Speech plus a reference video in, a talking face out.
+
+    Each command reads and writes plain files in the current folder; a second run does only what is missing.
+    """
+
+
+@app.command(epilog="Example: `spear preprocess videos/ --jobs 2`")
+def preprocess(
+    videos: Annotated[list[Path], typer.Argument(help="Videos, folders of videos, or MEAD's tree.")],
+    clips: Clips = Path("clips"),
+    layout: Annotated[str, typer.Option(help="`auto`, `mead` or `flat`.")] = "auto",
+    face: Face = "largest",
+    on_missing_face: Annotated[str, typer.Option(help="`hold` (interpolate), `skip` the clip, or `fail`.")] = "hold",
+    split_by: Annotated[str, typer.Option(help="80/10/10 by `clip` or by `speaker`.")] = "clip",
+    seed: Seed = 0,
+    jobs: Jobs = 1,
+) -> None:
+    """Cut videos to clips/: a 256x256 face at 25 fps, 16 kHz sound, a split."""
+    from spear.stages.preprocess import preprocess as stage
+
+    with progress_bar("preprocess") as progress:
+        report = stage(videos, clips, layout, face, on_missing_face, split_by, seed, jobs, progress)
+    show_report(report, "clips")
+
+
+@app.command(epilog="Example: `spear extract-audio-features --encoder mfcc`")
+def extract_audio_features(
+    clips: Clips = Path("clips"),
+    encoder: Annotated[
+        str,
+        typer.Option(help="`mfcc`, `hubert`, `wav2vec2-conformer`, `unispeech` or `whisper` (ships with the package)."),
+    ] = "whisper",
+    weights: Annotated[Optional[str], typer.Option(help="Folder or hub id of the encoder's weights.")] = None,
+) -> None:
+    """Compute speech features, one row for each video frame."""
+    from spear.stages.extract_audio_features import extract_audio_features as stage
+
+    with progress_bar(f"extract-audio-features ({encoder})") as progress:
+        report = stage(clips, encoder, weights, progress=progress)
+    show_report(report, "clips")
+
+
+@app.command(epilog="Example: `spear landmarks --jobs 2`")
+def landmarks(
+    clips: Clips = Path("clips"),
+    detector: Annotated[str, typer.Option(help="`mediapipe`, or `face-alignment` (approximate).")] = "mediapipe",
+    jobs: Jobs = 1,
+) -> None:
+    """Find the 131 face points in every frame of every clip."""
+    from spear.stages.landmarks import landmarks as stage
+
+    with progress_bar("landmarks") as progress:
+        report = stage(clips, detector, jobs, progress)
+    show_report(report, "clips")
+
+
+@app.command(epilog="Example: `spear train-a2lm --preset small --max-minutes 5`")
+def train_a2lm(
+    clips: Clips = Path("clips"),
+    models: Models = Path("models"),
+    preset: Preset = "small",
+    encoder: Annotated[Optional[str], typer.Option(help="Whose features; may be left out where there is one.")] = None,
+    pose: Annotated[
+        str, typer.Option(help="`rigid` (head motion only) or `raw` (the paper's; gives the mouth away).")
+    ] = "rigid",
+    epochs: Epochs = None,
+    max_minutes: MaxMinutes = None,
+    learning_rate: LearningRate = None,
+    seed: Seed = 0,
+    restart: Restart = False,
+) -> None:
+    """Train stage 1, audio to landmarks."""
+    from spear.stages.train_a2lm import train_a2lm as stage
+
+    with progress_bar("train-a2lm") as progress:
+        report, figures = stage(
+            clips, models, preset, encoder, pose, epochs, max_minutes, learning_rate, seed, restart, progress
+        )  # fmt: skip
+    _show_training(models / "a2lm.safetensors", report, figures)
+
+
+@app.command(epilog="Example: `spear train-lm2face --preset small --max-minutes 15`")
+def train_lm2face(
+    clips: Clips = Path("clips"),
+    models: Models = Path("models"),
+    preset: Preset = "small",
+    frames_per_clip: Annotated[int, typer.Option(min=1, help="An epoch is that many random frames of each clip.")] = 8,
+    epochs: Epochs = None,
+    max_minutes: MaxMinutes = None,
+    learning_rate: LearningRate = None,
+    perceptual: Annotated[
+        Optional[Path], typer.Option(help="VGG19 or MobileNetV2 weights (torchvision's file).")
+    ] = None,
+    vae: Annotated[Optional[str], typer.Option(help="Folder or hub id of the paper preset's AutoencoderKL.")] = None,
+    seed: Seed = 0,
+    restart: Restart = False,
+) -> None:
+    """Train stage 2, landmarks to face; sheets of samples appear in models/lm2face.samples."""
+    from spear.stages.train_lm2face import train_lm2face as stage
+
+    with progress_bar("train-lm2face") as progress:
+        report, figures = stage(
+            clips, models, preset, frames_per_clip, epochs, max_minutes, learning_rate, perceptual, vae, seed, restart, progress
+        )  # fmt: skip
+    _show_training(models / "lm2face.safetensors", report, figures)
+
+
+@app.command(epilog="Example: `spear render --audio speech.wav --ref face.mp4 -o out.mp4`")
+def render(
+    audio: Annotated[Path, typer.Option(help="Speech, any format and length (a video's sound too).")],
+    ref: Annotated[Path, typer.Option(help="A video or a picture of the face.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The video to write.")] = Path("out.mp4"),
+    models: Annotated[
+        Optional[Path],
+        typer.Option(help="Folder of trained models.", show_default="models/ where it has both, else those that ship"),
+    ] = None,
+    face: Face = "largest",
+    encoder_weights: Annotated[
+        Optional[str], typer.Option(help="Folder or hub id of the audio encoder's weights.")
+    ] = None,
+) -> None:
+    """Make the face of a video or picture speak."""
+    from spear.stages.render import PACKAGED
+    from spear.stages.render import render as stage
+
+    here = Path("models")
+    if models is None and all((here / f"{name}.safetensors").exists() for name in ("a2lm", "lm2face")):
+        models = here
+    with progress_bar("render") as progress:
+        made = stage(audio, ref, out, models, face, encoder_weights, progress)
+    for note in made.notes:
+        say(f"note: {note}")
+    rate = made.frames / max(made.seconds["faces"], 1e-9)
+    say(f"models: {models or PACKAGED}")
+    say(f"{out}: {made.frames} frames of {made.width}x{made.height}, {rate:.1f} frames/s")
+
+
+@app.command(
+    epilog="Examples: `spear metrics --ld --lvd --psnr --ssim` (the test split), `spear metrics out.mp4 truth.mp4 --ld --psnr`"
+)
+def metrics(
+    pred: Annotated[
+        Optional[Path], typer.Argument(help="A rendered video; without it the test split of clips/.")
+    ] = None,
+    truth: Annotated[Optional[Path], typer.Argument(help="The true video.")] = None,
+    ld: Annotated[bool, typer.Option("--ld", help="Landmark distance (equation 9).")] = False,
+    lvd: Annotated[bool, typer.Option("--lvd", help="Landmark velocity distance (equation 6).")] = False,
+    psnr: Annotated[bool, typer.Option("--psnr", help="Peak signal-to-noise ratio.")] = False,
+    ssim: Annotated[bool, typer.Option("--ssim", help="Structural similarity.")] = False,
+    fid: Annotated[bool, typer.Option("--fid", help="Frechet inception distance.")] = False,
+    clips: Clips = Path("clips"),
+    models: Models = Path("models"),
+    split: Annotated[str, typer.Option(help="`train`, `val` or `test`.")] = "test",
+    inception_weights: Annotated[Optional[Path], typer.Option(help="pytorch-fid's weight file, for --fid.")] = None,
+    json_out: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")] = False,
+) -> None:
+    """Score a rendered video against the truth, or the trained models on the test split."""
+    from spear.stages.metrics import compare_videos
+    from spear.stages.metrics import metrics as stage
+    from spear_cli.tables import show_scores
+
+    chosen = {"ld": ld, "lvd": lvd, "psnr": psnr, "ssim": ssim, "fid": fid}
+    which = frozenset(name for name, wanted in chosen.items() if wanted) or frozenset({"ld", "lvd", "psnr", "ssim"})
+    if (pred is None) != (truth is None):
+        raise typer.BadParameter("give both PRED and TRUTH, or neither for the test split")
+    with progress_bar("metrics") as progress:
+        if pred is not None and truth is not None:
+            scores = compare_videos(pred, truth, which, inception_weights, progress)
+        else:
+            scores = stage(clips, models, which, split, inception_weights, progress)
+    show_scores(scores, json_out)
+
+
+def _show_training(path: Path, report: Any, figures: dict[str, float]) -> None:
+    for name, reason in report.skipped:
+        say(f"left out: {name}: {reason}")
+    say(f"{path}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if name != "score"))
+
+
+def main() -> None:
+    """The entry point of the `spear` command."""
+    sys.exit(app())

@@ -1,0 +1,60 @@
+"""What the command line shows: one progress bar, one report, one line for an error. No heavy import at the top."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spear.progress import Progress, Report
+
+_SHOWN_REASONS = 5
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks; under torchrun only rank 0 does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """A line for people, on stdout."""
+    if is_main_process():
+        print(text, flush=True)
+
+
+def fail(error: BaseException) -> None:
+    """The one line of an error, on stderr."""
+    print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """A bar on stderr with rate and time left; a callback for a stage. Not on a terminal: nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn(), TextColumn("{task.fields[what]}", markup=False))  # fmt: skip
+    with Bar(*columns, console=console, disable=not (console.is_terminal and is_main_process()), transient=True) as bar:
+        task = bar.add_task(title, total=None, what="")
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total or None, what=what)
+
+        yield progress
+
+
+def show_report(report: Report, what: str) -> None:
+    """Counts first, then what was left out and why."""
+    say(f"{report.done} {what} done, {report.kept} already there, {len(report.skipped)} left out")
+    for note in report.notes:
+        say(f"note: {note}")
+    for name, reason in report.skipped[:_SHOWN_REASONS]:
+        say(f"left out: {name}: {reason}")
+    if len(report.skipped) > _SHOWN_REASONS:
+        say(f"left out: {len(report.skipped) - _SHOWN_REASONS} more")
