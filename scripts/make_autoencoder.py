@@ -61,7 +61,7 @@ def teacher_encoder(path: Path) -> nn.Sequential:
 
 
 def load_crops(clips: Path, per_clip: int) -> list[NDArray[np.uint8]]:
-    """`per_clip` crops of each clip of the train split, evenly over its time (long clips give one a second at least)."""
+    """`per_clip` crops of each clip of the train split, evenly over its time, at least one a second."""
     crops = []
     for clip in find_clips(clips, "train"):
         count = max(per_clip, clip.info.frames // 25)
@@ -83,7 +83,7 @@ def load_portraits(folder: Path) -> list[NDArray[np.uint8]]:
 
 
 def windows(crops: list[NDArray[np.uint8]], grey: list[NDArray[np.uint8]], seed: int) -> Iterator[Tensor]:
-    """Endless batches (BATCH, 3, SIDE, SIDE) in -1..1: random place, size, mirror and colour; grey pictures are tinted."""
+    """Endless batches (BATCH, 3, SIDE, SIDE) in -1..1: random place, size, mirror, colour; grey ones are tinted."""
     random = np.random.default_rng(seed)
     while True:
         batch = []

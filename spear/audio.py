@@ -1,7 +1,8 @@
-"""Reading speech of any format and length; 16 kHz mono for the nets, 640 samples to a video frame."""
+"""Opening what users bring, and its speech: any format and length, 16 kHz mono for the nets, 640 samples per frame."""
 
 from __future__ import annotations
 
+import math
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from spear.clip import SAMPLE_RATE, SAMPLES_PER_FRAME
+from spear.clip import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from spear.errors import UnusableClip
 
 Samples = NDArray[np.float32]
@@ -21,7 +22,9 @@ _TEXT = {"tty", "concat", "hls"}
 _JITTER = 0.05
 """Time stamps may stray from the sample count by so much, s: containers round them to 1 ms and more."""
 _CLOCK_RESET = 10.0
-"""A step of the time stamps beyond this, s, is a new clock, not silence or sound to drop."""
+"""A step of the sound's time stamps beyond this, s, is a new clock, not silence or sound to drop."""
+_LONGEST_HOLD = 600.0
+"""A step of the pictures' time stamps beyond this, s, or back by more than one, is a new clock, not a held picture."""
 
 
 def load_audio(path: Path, start: float | None = None) -> Samples:
@@ -36,7 +39,7 @@ def load_audio(path: Path, start: float | None = None) -> Samples:
 def pcm(path: Path, channels: int, rate: int, start: float | None = None) -> Iterator[Samples]:
     """Decode the first audio track, resampled, as pieces (channels, n) float32 that follow each other without a gap.
 
-    channels: 1 or 2. The first sample is at `start` s on the container's clock, as in `load_audio`. Raises UnusableClip.
+    channels: 1 or 2. The first sample is at `start` s, as in `load_audio`. Raises UnusableClip.
     """
     with open_media(path, "a file with speech") as container:
         if not container.streams.audio:
@@ -71,6 +74,18 @@ def _mixed(piece: Samples, channels: int) -> Samples:
     elif piece.shape[0] == 1:
         piece = np.repeat(piece, channels, axis=0)
     return np.clip(piece, -1, 1)
+
+
+def in_blocks(pieces: Iterator[Samples], size: int) -> Iterator[Samples]:
+    """Cut stereo pieces (2, any) into blocks (2, size); the last one may be shorter."""
+    held = np.zeros((2, 0), np.float32)
+    for piece in pieces:
+        held = np.concatenate([held, piece], axis=1)
+        while held.shape[1] >= size:
+            yield held[:, :size]
+            held = held[:, size:]
+    if held.shape[1]:
+        yield held
 
 
 def _resampled(container: Any, path: Path, rate: int) -> Iterator[Any]:
@@ -120,11 +135,14 @@ def open_media(path: Path, wanted: str) -> Any:
         raise UnusableClip(f"{path} does not exist; give {wanted}")
     try:
         # a name may look like a URL, a playlist or (`%03d.png`, `*.png`) a row of pictures; it is one plain file
-        return av.open(f"file:{path}", options={"protocol_whitelist": "file", "pattern_type": "none"})
+        container = av.open(f"file:{path}", options={"protocol_whitelist": "file", "pattern_type": "none"})
     except (av.error.FFmpegError, ValueError) as error:
-        raise UnusableClip(
-            f"{path} cannot be read as video, picture or sound ({brief(error)}); give {wanted}"
-        ) from error
+        what = f"{path} cannot be read as video, picture or sound ({brief(error)})"
+        raise UnusableClip(f"{what}; give {wanted}") from error
+    if container.format.name in _TEXT:
+        container.close()
+        raise UnusableClip(f"{path} is a text file; give {wanted}")
+    return container
 
 
 def decode(container: Any, stream: Any, path: Path) -> Iterator[Any]:
@@ -145,6 +163,43 @@ def decode(container: Any, stream: Any, path: Path) -> Iterator[Any]:
             yield from frames
     except av.error.FFmpegError as error:
         raise UnusableClip(f"{path} is damaged after {count} frames ({brief(error)}); cut or replace it") from error
+
+
+def timed(frames: Iterator[Any]) -> Iterator[tuple[Any, float, float]]:
+    """Each frame with the times at which it comes and goes, s after the first one; they never fall.
+
+    The time is the pts, or the dts once the pts have stepped back more often (AVI keeps no order of B-frames).
+    """
+    now, step = -1 / FPS, 1 / FPS
+    last, faults = [-math.inf, -math.inf], [0, 0]
+    origin: list[float | None] = [None, None]
+    for frame in frames:
+        base = float(frame.time_base or 0)
+        times = [None if stamp is None else stamp * base for stamp in (frame.pts, frame.dts)]
+        for k, time in enumerate(times):
+            if time is None:
+                continue
+            faults[k] += time <= last[k]
+            last[k], begin = time, origin[k]
+            if begin is None or not -1 < time - begin - now < _LONGEST_HOLD:
+                origin[k] = time - (now + step)
+        k = int(times[0] is None or (faults[0] > faults[1] + 2 and last[1] > -math.inf))
+        time, begin = times[k], origin[k]
+        now = now + step if time is None or begin is None else max(now, time - begin)
+        step = frame.duration * base or step
+        yield frame, now, now + step
+
+
+def declared(container: Any, stream: Any) -> tuple[float, bool]:
+    """Length in s that the file announces, and whether it says so of this very track."""
+    name = container.format.name
+    length = float(stream.duration * stream.time_base) if stream.duration else None
+    if name.startswith("matroska") and "DURATION" in stream.metadata:  # hh:mm:ss.fraction, from the clock's zero
+        hours, minutes, seconds = map(float, stream.metadata["DURATION"].split(":"))
+        length = hours * 3600 + minutes * 60 + seconds - float((stream.start_time or 0) * stream.time_base)
+    if length is None:
+        return (container.duration or 0) / av.time_base, False
+    return length, name.startswith(("mov", "matroska", "avi"))
 
 
 def brief(error: Exception) -> str:

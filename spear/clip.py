@@ -109,7 +109,7 @@ class Clip:
         return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
     def write_info(self, info: ClipInfo) -> None:
-        """Write clip.json; the caller has written face.mp4 and audio.wav before, for clip.json says that all is there."""
+        """Write clip.json, after face.mp4 and audio.wav: it says that all is there."""
         write_json(self.info_path, asdict(info))
         self.__dict__.pop("info", None)
         self.__dict__.pop("fingerprint", None)

@@ -66,8 +66,8 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
         return len(self.items)
 
     def __getitem__(self, place: Any) -> dict[str, Tensor]:
-        """(epoch, index) -> features (T, L, W), pose (T, 74, 2), references (R, 131, 2), truth (T, 57, 2), real (T,): which
-        frames exist; a clip shorter than the window is held at its last frame."""
+        """(epoch, index) -> features (T, L, W), pose (T, 74, 2), references (R, 131, 2), truth (T, 57, 2), and real (T,):
+        which frames exist; a clip shorter than the window is held at its last frame."""
         epoch, index = place
         random = np.random.default_rng([self.seed, epoch, index])
         clip, part = self.items[index]
@@ -91,8 +91,8 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
 
 
 class FacePairs(Dataset[dict[str, Tensor]]):
-    """A target frame and references of the same clip, for stage 2 (section 3.2): `per_clip` random frames of a clip (more of
-    long ones) make an epoch."""
+    """A target frame and references of the same clip, for stage 2 (section 3.2): `per_clip` random frames of each clip
+    (more of long ones) make an epoch."""
 
     def __init__(self, clips: list[Clip], references: int, per_clip: int, seed: int, augment: bool = True) -> None:
         self.references, self.seed, self.augment = references, seed, augment
@@ -102,8 +102,8 @@ class FacePairs(Dataset[dict[str, Tensor]]):
         return len(self.items)
 
     def __getitem__(self, place: Any) -> dict[str, Tensor]:
-        """(epoch, index) -> target (3, 256, 256) in -1..1, points (131, 2), sketch (1, 256, 256) in 0..1, mask and mouth
-        (1, 256, 256) in 0..1, and ref_images, ref_points, ref_sketches with R in front."""
+        """(epoch, index) -> target (3, 256, 256) in -1..1, points (131, 2), sketch, mask and mouth (1, 256, 256) in 0..1,
+        and ref_images, ref_points, ref_sketches with R in front."""
         epoch, index = place
         random = np.random.default_rng([self.seed, epoch, index])
         clip = self.items[index]
@@ -139,13 +139,14 @@ def read_faces(clip: Clip, frames: list[int]) -> NDArray[np.uint8]:
     reader = decord.VideoReader(str(clip.face_path), num_threads=1)
     if len(reader) != clip.info.frames:
         raise SpearError(
-            f"{clip.face_path} has {len(reader)} frames, clip.json says {clip.info.frames}; run `spear preprocess` again"
+            f"{clip.face_path} has {len(reader)} frames, clip.json says {clip.info.frames}; "
+            "delete the folder and run `spear preprocess` again"
         )
     return reader.get_batch(frames).asnumpy()
 
 
 def mouth_box(points: Array) -> Array:
-    """The box around the lips, 8 px wider on each side, as a mask (256, 256) of 0 and 1 (the mouth loss of section 4.2)."""
+    """The box around the lips and 8 px more, as a mask (256, 256) of 0 and 1, for section 4.2's mouth loss."""
     lips = points[OUTER_LIPS]
     left, top = np.clip(np.floor(lips.min(0)) - 8, 0, CROP).astype(int)
     right, bottom = np.clip(np.ceil(lips.max(0)) + 9, 0, CROP).astype(int)
@@ -162,7 +163,7 @@ def _vary(images: NDArray[np.uint8], faces: Array, random: np.random.Generator) 
     images = np.clip(table[images] @ colour.T, 0, 255).astype(np.uint8)
     if random.random() < 0.5:
         images = np.ascontiguousarray(images[:, :, ::-1])
-        faces = faces * np.float32([-1, 1]) + np.float32([CROP - 1, 0])
+        faces = faces * np.array([-1, 1], np.float32) + np.array([CROP - 1, 0], np.float32)
     images, faces = images.copy(), faces.copy()
     for i in range(1, len(images)):
         turn = cv2.getRotationMatrix2D((CROP / 2, CROP / 2), random.normal(0, 2.5), random.uniform(0.95, 1.05))

@@ -152,7 +152,8 @@ def follow_face(
     missing = [i for i, points in enumerate(found) if points is None]
     if len(missing) == len(found) and tracker.faces_seen:
         raise UnusableClip(
-            f"{footage.path} shows {tracker.faces_seen} face(s), none has number {choice}; give --face 0 to {tracker.faces_seen - 1}, or largest"
+            f"{footage.path} shows {tracker.faces_seen} face(s), none has number {choice}; "
+            f"give --face 0 to {tracker.faces_seen - 1}, or largest"
         )
     if len(missing) == len(found):
         raise UnusableClip(
@@ -226,7 +227,7 @@ def _matrix(transform: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def warp_crop(frame: Frame, transform: NDArray[np.float64]) -> Frame:
-    """Cut the face: frame (H, W, 3) uint8 and its transform (4,) -> (256, 256, 3) uint8; beyond the edge it is repeated."""
+    """Cut the face: frame (H, W, 3) uint8, transform (4,) -> (256, 256, 3) uint8; the frame's edge is repeated."""
     scale = float(np.hypot(transform[0], transform[1]))
     if scale < 0.6:  # a large face: smooth before sampling sparsely, or hair and teeth alias
         frame = cv2.GaussianBlur(frame, (0, 0), 0.35 / scale)
@@ -237,7 +238,7 @@ def warp_crop(frame: Frame, transform: NDArray[np.float64]) -> Frame:
 
 
 def paste(frame: Frame, crop: Frame, mask: Array, transform: NDArray[np.float64]) -> Frame:
-    """Blend a crop (256, 256, 3) into a copy of its frame where mask (256, 256) in 0..1 says so; the rest is untouched."""
+    """Blend a crop (256, 256, 3) into a copy of its frame by the mask (256, 256) in 0..1; the rest is untouched."""
     height, width = frame.shape[:2]
     back = inverse(transform)
     rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]

@@ -38,6 +38,6 @@ def run_each(
     ):
         futures = {client.submit(function, item, pure=False): item for item in items}
         for future in as_completed(futures):
-            error = future.exception() if future.status == "error" else None
-            yield futures[future], error if error is not None else future.result()
+            failure = future.exception() if future.status == "error" else None
+            yield futures[future], future.result() if failure is None else failure
             future.release()

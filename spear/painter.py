@@ -28,7 +28,7 @@ class Painter:
     """Paints the lower face of one person from points; `net` is placed by Accelerate."""
 
     def __init__(self, net: Lm2Face, points: Array, read: Callable[[list[int]], NDArray[np.uint8]]) -> None:
-        """points: (F, 131, 2) crop px of all frames that may serve as references; read: their crops (N, 256, 256, 3)."""
+        """points: (F, 131, 2) crop px of all frames that may be references; read: their crops (N, 256, 256, 3)."""
         self._device = Accelerator().device
         self._net = net.to(self._device)
         net.vae.to(self._device)
@@ -43,8 +43,8 @@ class Painter:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._half)
 
     def paint(self, crops: list[Frame], driven: Array, own: Array) -> list[tuple[Frame, Array]]:
-        """Faces for N frames: crops (256, 256, 3) uint8 of the ref, driven (N, 131, 2): its points with the predicted lower
-        face, own (N, 131, 2): its points as detected. Returns crop and blend mask (256, 256) of each."""
+        """Faces for N frames: crops (256, 256, 3) uint8 of the ref, driven (N, 131, 2): its points with the predicted
+        lower face, own (N, 131, 2): its points as detected. Returns crop and blend mask (256, 256) of each."""
         count = len(crops)
         images = np.stack(crops)
         references = self._references._replace(**{

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +55,7 @@ EDGES: list[tuple[int, int]] = [
     *_chain(_OUTER_LIPS, closed=True), *_chain(_INNER_LIPS, closed=True),
     *_chain(_RIGHT_EYE, closed=True), *_chain(_LEFT_EYE, closed=True),
     *_chain(_RIGHT_BROW_LOW), *_chain(_RIGHT_BROW_HIGH), *_chain(_LEFT_BROW_LOW), *_chain(_LEFT_BROW_HIGH),
-    *zip(OVAL[:-1], OVAL[1:], strict=True), *_chain([*_NOSE_BRIDGE, 4]), *_chain(_NOSE_WINGS),
+    *pairwise(OVAL), *_chain([*_NOSE_BRIDGE, 4]), *_chain(_NOSE_WINGS),
 ]  # fmt: skip
 """The 125 lines of a sketch, as pairs of positions among the 131 points."""
 

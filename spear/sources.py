@@ -52,8 +52,7 @@ class Source:
 def find_sources(videos: list[Path], layout: str = "auto") -> tuple[list[Source], list[str]]:
     """All videos below the given files and folders, sorted by id, and notes about files that are no videos.
 
-    layout: `mead` reads speaker, view, emotion and level from <M|W>NNN/video/<view>/<emotion>/level_<k>/<NNN>.mp4; `flat`
-    takes the parent folder as the speaker; `auto` decides for each file. Raises SpearError where there is no video.
+    layout: `mead` reads <M|W>NNN/video/<view>/<emotion>/level_<k>/<NNN>.mp4; `flat` takes the parent folder as the speaker; `auto` decides for each file. Raises SpearError where there is no video.
     """
     if layout not in LAYOUTS:
         raise SpearError(f"--layout {layout} is not one of {', '.join(LAYOUTS)}")
@@ -121,7 +120,7 @@ def _plain(name: str) -> str:
 
 
 def assign_splits(sources: list[Source], by: str, seed: int) -> dict[str, str]:
-    """Clip id -> train, val or test, 80/10/10 (section 4.3), by clip or by speaker; the same for the same list and seed.
+    """Clip id -> train, val or test, 80/10/10 (section 4.3), by clip or speaker; a function of the list and the seed.
 
     From three clips (or speakers) on, each split has at least one.
     """

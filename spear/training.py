@@ -26,7 +26,7 @@ from spear.progress import Progress
 AUTOSAVE_SECONDS = 120.0
 
 
-class Interrupted(SpearError):
+class InterruptedTraining(SpearError):  # noqa: N818 - an interruption is no error
     """A signal stopped the training after its state was saved; `code` is the exit code that says so."""
 
     def __init__(self, message: str, code: int) -> None:
@@ -36,7 +36,7 @@ class Interrupted(SpearError):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: Adam with ExponentialLR, `decay` per epoch (section 4.3). max_minutes: over all resumes."""
+    """How long and how fast: Adam, ExponentialLR by `decay` an epoch (section 4.3). max_minutes: over all resumes."""
 
     epochs: int
     batch_size: int
@@ -89,7 +89,7 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
 
     Writes models/<name>.safetensors (best), <name>.last.safetensors, <name>.log.jsonl, <name>.state/, and a TensorBoard
     log in models/tensorboard/<name>. Returns the figures of the best validation. Raises SpearError for a loss that is
-    not finite, for a state of other settings, Interrupted after a signal.
+    not finite, for a state of other settings, InterruptedTraining after a signal.
     """
     state = models / f"{task.name}.state" / "state.safetensors"
     settings = {**task.settings, "batch_size": schedule.batch_size, "seed": schedule.seed}
@@ -99,7 +99,7 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
     if run.is_over():
         return place.figures
     started, last_saved = time.monotonic() - place.seconds, time.monotonic()
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         task.data, batch_sampler=list(run.batches()), num_workers=task.workers,  # type: ignore[arg-type]
         prefetch_factor=4 if task.workers else None,
     )  # fmt: skip
@@ -116,7 +116,7 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
                 run.save_state()
                 last_saved = time.monotonic()
             if stop:
-                raise Interrupted(
+                raise InterruptedTraining(
                     f"stopped after step {place.step}; run the same command again to go on", 128 + stop[0]
                 )
             if over:
@@ -190,8 +190,8 @@ class _Run:
         broken = [name for name, value in losses.items() if not math.isfinite(value)]
         if broken:
             raise SpearError(
-                f"{self.task.name}: {broken[0]} is not finite at step {place.step}; the last good state is {self.state}, "
-                "go on from it with a lower --learning-rate"
+                f"{self.task.name}: {broken[0]} is not finite at step {place.step}; "
+                f"the last good state is {self.state}, go on from it with a lower --learning-rate"
             )
         self.average.step(_averaged(self.task).parameters())
         return losses
@@ -227,9 +227,15 @@ class _Run:
             for index, slots in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{name}.{index}.{slot}": value for slot, value in slots.items()}
         place = self.place
-        best = None if math.isinf(place.best) else place.best
-        save_tensors(self.state, tensors, {"settings": self.settings, "step": place.step, "seconds": place.seconds, "best": best,
-                                           "figures": place.figures, "average_steps": self.average.optimization_step})  # fmt: skip
+        about = {
+            "settings": self.settings,
+            "step": place.step,
+            "seconds": place.seconds,
+            "best": None if math.isinf(place.best) else place.best,
+            "figures": place.figures,
+            "average_steps": self.average.optimization_step,
+        }
+        save_tensors(self.state, tensors, about)
 
     @contextmanager
     def log(self) -> Iterator[None]:
@@ -240,6 +246,7 @@ class _Run:
             return
         from torch.utils.tensorboard import SummaryWriter
 
+        self.models.mkdir(parents=True, exist_ok=True)
         path = self.models / f"{self.task.name}.log.jsonl"
         old = path.read_text().splitlines() if path.exists() and self.place.step else []
         kept = [line for line in old if line.endswith("}") and json.loads(line)["step"] <= self.place.step]
@@ -267,7 +274,8 @@ def _resume(state: Path, task: Task, settings: dict[str, Any], average: EMAModel
         before = about["settings"]
         changed = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
         raise SpearError(
-            f"{state.parent} was trained with other settings ({', '.join(changed)}); use --restart to begin anew, or another --models"
+            f"{state.parent} was trained with other settings ({', '.join(changed)}); "
+            "use --restart to begin anew, or another --models"
         )
     for name, module in task.modules.items():
         module.load_state_dict(_part(tensors, f"net.{name}."))
@@ -296,7 +304,7 @@ def _to(batch: Any, device: torch.device) -> Any:
 def _signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying mid-step; a second one is obeyed at once."""
     seen: list[int] = []
-    before = {}
+    before: dict[int, Any] = {}
 
     def note(number: int, frame: Any) -> None:
         seen.append(number)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from itertools import pairwise, repeat
+from itertools import islice, pairwise, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +19,7 @@ from av.stream import Disposition
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from spear.audio import brief, decode, open_media, pcm
+from spear.audio import brief, declared, decode, in_blocks, open_media, pcm, timed
 from spear.clip import FPS
 from spear.errors import SpearError, UnusableClip
 
@@ -30,16 +30,12 @@ SOUND_RATE = 48_000
 _SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")
 _UNTAGGED = 2
 """FFmpeg's AVCOL_SPC_UNSPECIFIED."""
-_CLOCK_RESET = 600
-"""A step of the time stamps beyond this, s, or back by more than a second is a new clock, not a held picture."""
 _AHEAD = (0.0, 1.0, None)
-"""How long before a key frame to seek, s, one after the other: MPEG-TS and PS land behind the place that was asked for."""
+"""How long before a key frame to seek, s, one after the other: MPEG-TS and PS land behind what was asked for."""
 _WANTED = "a video or a picture with a face"
 _ROUNDING = 0.001
 """Containers round times to 1 ms and more; without this, 50 fps footage would flicker between odd and even frames."""
-_EXACT = (
-    Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-)
+_EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 """Without these flags swscale truncates on the way to RGB: every picture comes out one grey level too dark."""
 
 
@@ -61,11 +57,15 @@ class Footage:
         with open_media(self.path, _WANTED) as container:
             stream = self._track(container)
             self.has_audio = bool(container.streams.audio)
-            self.expected, self._declared = _declared_frames(container, stream)
+            seconds, self._declared = declared(container, stream)
+            self.expected = max(1, round(seconds * FPS))
             """How many frames there will be, for a progress bar; exact only after a whole pass."""
             for frame in decode(container, stream, self.path):
                 self.start = float((frame.pts or 0) * (frame.time_base or 0))
                 """When the first frame is shown, s on the container's clock."""
+                aspect = stream.sample_aspect_ratio or Fraction(1)
+                self.pixel_aspect = 1 / aspect if frame.rotation % 180 else aspect
+                """Width over height of one pixel; not 1 in some camera and DVD footage, which players stretch."""
                 self.height, self.width = self._rgb(frame).shape[:2]
                 return
         raise UnusableClip(f"{self.path} has no frame that can be decoded; give it as mp4, png or jpg")
@@ -79,19 +79,14 @@ class Footage:
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """Frames start..stop at 25 fps. Raises UnusableClip where the file is damaged or ends early."""
-        if start == 0 and (stop is None or not self.shown):
-            yield from self._first_pass(stop)
-            return
-        if not self.shown:
-            for _ in self._sampled():  # notes what is shown when
-                pass
-        yield from self._known_frames(self.shown[start:stop])
-
-    def _first_pass(self, stop: int | None) -> Iterator[Frame]:
+        if start > 0 and not self.shown:
+            deque(self._sampled(), maxlen=0)  # notes what is shown when
+        if start > 0 or (stop is not None and self.shown):
+            source = self._known(self.shown[start:stop])
+        else:
+            source = islice(self._sampled(), stop)
         last = -1
-        for count, (number, frame) in enumerate(self._sampled()):
-            if count == stop:
-                return
+        for number, frame in source:
             if number != last:
                 picture, last = self._rgb(frame), number
             yield picture
@@ -102,7 +97,7 @@ class Footage:
         pts: list[int | None] = []
         keys: list[int] = []
         previous, end = None, 0.0
-        for number, (frame, begin, end) in enumerate(_timed(self._decoded())):  # noqa: B007
+        for number, (frame, begin, end) in enumerate(timed(self._decoded())):  # noqa: B007
             while number and begin > (len(shown) + 0.5) / FPS + _ROUNDING:
                 shown.append(number - 1)
                 yield number - 1, previous
@@ -114,14 +109,13 @@ class Footage:
             shown.append(len(pts) - 1)
             yield len(pts) - 1, previous
         if self._declared and len(shown) < 0.98 * self.expected - 5:
-            raise UnusableClip(
-                f"{self.path} ends after {len(shown)} of {self.expected} frames; it is truncated: replace it"
-            )
+            what = f"ends after {len(shown)} of {self.expected} frames"
+            raise UnusableClip(f"{self.path} {what}; it is truncated: replace it")
         rising = all(a is not None and b is not None and a < b for a, b in pairwise(pts))
         self.shown, self._pts, self._keys = shown, pts, keys if rising else []
 
     def _decoded(self, seek_to: int | None = None, ahead: float = 0.0) -> Iterator[Any]:
-        """Source frames in order of showing; the container is asked to begin `ahead` s before the time stamp `seek_to`."""
+        """Source frames in order of showing; the container is asked to begin `ahead` s before time stamp `seek_to`."""
         with open_media(self.path, _WANTED) as container:
             stream = self._track(container)
             stream.thread_type = "AUTO"
@@ -130,21 +124,19 @@ class Footage:
                     container.seek(seek_to - round(ahead / stream.time_base), stream=stream)
             yield from decode(container, stream, self.path)
 
-    def _known_frames(self, wanted: list[int]) -> Iterator[Frame]:
-        """The source frames of these numbers, which rise and may repeat."""
+    def _known(self, wanted: list[int]) -> Iterator[tuple[int, Any]]:
+        """Number and source frame for each of these numbers, which rise and may repeat."""
         position = 0
         for ahead in _AHEAD:
             if position == len(wanted):
                 return
             for number, frame in self._from(wanted[position], ahead):
-                if number != wanted[position]:
-                    continue
-                picture = self._rgb(frame)
-                while position < len(wanted) and wanted[position] == number:
-                    yield picture
+                while number == wanted[position]:
+                    yield number, frame
                     position += 1
-                if position == len(wanted):
-                    return
+                    if position == len(wanted):
+                        return
+        raise UnusableClip(f"{self.path} is not what it was a moment ago; leave it alone and run again")
 
     def _from(self, first: int, ahead: float | None) -> Iterator[tuple[int, Any]]:
         """Number and source frame, from the key frame at or before number `first` on.
@@ -157,12 +149,13 @@ class Footage:
             yield from enumerate(self._decoded())
             return
         number = key
-        for frame in self._decoded(self._pts[key], ahead):
-            if frame.pts == self._pts[number] and (number > key or frame.key_frame):
-                yield number, frame
-                number += 1
-            elif number > key or frame.pts is None or frame.pts > self._pts[key]:
-                return
+        with suppress(UnusableClip):  # no damage, but a landing in mid-air
+            for frame in self._decoded(self._pts[key], ahead):
+                if frame.pts == self._pts[number] and (number > key or frame.key_frame):
+                    yield number, frame
+                    number += 1
+                elif number > key or frame.pts is None or frame.pts > self._pts[key]:
+                    return
 
     def ping_pong(self, count: int) -> Iterator[Frame]:
         """`count` frames, forward, then backward, and so on; backward in pieces, so that memory stays flat."""
@@ -192,42 +185,6 @@ def ping_pong_index(count: int, total: int) -> NDArray[np.int64]:
     return np.where(cycle < total, cycle, 2 * total - 2 - cycle)
 
 
-def _timed(frames: Iterator[Any]) -> Iterator[tuple[Any, float, float]]:
-    """Each frame with the times at which it comes and goes, s after the first one; they never fall.
-
-    The time is the pts, or the dts once the pts have stepped back more often (AVI keeps no order of B-frames).
-    """
-    now, step = -1 / FPS, 1 / FPS
-    last, faults = [-math.inf, -math.inf], [0, 0]
-    origin: list[float | None] = [None, None]
-    for frame in frames:
-        base = float(frame.time_base or 0)
-        times = [None if stamp is None else stamp * base for stamp in (frame.pts, frame.dts)]
-        for k, time in enumerate(times):
-            if time is None:
-                continue
-            faults[k] += time <= last[k]
-            last[k], begin = time, origin[k]
-            if begin is None or not -1 < time - begin - now < _CLOCK_RESET:
-                origin[k] = time - (now + step)
-        k = int(times[0] is None or (times[1] is not None and faults[0] > faults[1] + 2))
-        time, begin = times[k], origin[k]
-        now = now + step if time is None or begin is None else max(now, time - begin)
-        step = frame.duration * base or step
-        yield frame, now, now + step
-
-
-def _declared_frames(container: Any, stream: Any) -> tuple[int, bool]:
-    """How many output frames the file announces, and whether it says so of this very track."""
-    name = container.format.name
-    length = float(stream.duration * stream.time_base) if stream.duration else None
-    if name.startswith("matroska") and "DURATION" in stream.metadata:  # hh:mm:ss.fraction
-        hours, minutes, seconds = map(float, stream.metadata["DURATION"].split(":"))
-        length = hours * 3600 + minutes * 60 + seconds - float((stream.start_time or 0) * stream.time_base)
-    declared = length is not None and name.startswith(("mov", "matroska", "avi"))
-    return max(1, round((length or (container.duration or 0) / av.time_base) * FPS)), declared
-
-
 class _Rgb:
     """Turns decoded frames into upright RGB pictures of one size, that of the first."""
 
@@ -241,17 +198,16 @@ class _Rgb:
         width, height = self._size
         source = Colorspace.ITU709 if frame.colorspace == _UNTAGGED and frame.height >= HD_HEIGHT else None
         # planes and a merge take half the time of packed rgb24 from swscale, for the same values
-        planes = self._reformatter.reformat(
+        picture = self._reformatter.reformat(
             frame, width, height, "gbrp", src_colorspace=source, interpolation=_EXACT, threads=1
-        ).planes
-        green, blue, red = (
-            np.frombuffer(memoryview(p), np.uint8).reshape(height, p.line_size)[:, :width] for p in planes
         )
+        rows = [np.frombuffer(memoryview(p), np.uint8).reshape(height, p.line_size) for p in picture.planes]
+        green, blue, red = (plane[:, :width] for plane in rows)
         return np.ascontiguousarray(np.rot90(cv2.merge([red, green, blue]), round(frame.rotation / 90)))
 
 
 class VideoWriter:
-    """Writes RGB frames as H.264 at 25 fps, with sound if given; a context manager. Odd sizes are padded by one pixel."""
+    """Writes RGB frames as H.264 at 25 fps, with sound if given; a context manager. Odd sizes grow by one pixel."""
 
     def __init__(
         self,
@@ -262,16 +218,18 @@ class VideoWriter:
         *,
         crf: int = 18,
         random_access: bool = False,
+        pixel_aspect: Fraction | int = 1,
     ) -> None:
         """sound: a file whose audio track becomes AAC; random_access: many key frames and fixed bytes, for face.mp4.
 
+        pixel_aspect: width over height of one pixel, that of the footage where frames are written as they were read.
         Raises UnusableClip where `sound` has none, SpearError where `path` cannot be written.
         """
         self.path = Path(path)
         suffix = self.path.suffix.lower()
         if suffix not in _SUFFIXES:
             raise SpearError(f"{path} cannot be written as video; choose a name that ends in {', '.join(_SUFFIXES)}")
-        self._sound = iter(()) if sound is None else _blocks(pcm(sound, 2, SOUND_RATE), SOUND_RATE // FPS)
+        self._sound = iter(()) if sound is None else in_blocks(pcm(sound, 2, SOUND_RATE), SOUND_RATE // FPS)
         self._block = next(self._sound, None)  # a bad sound file is told before there is an output file
         with self._told():
             options = {} if suffix == ".mkv" else {"movflags": "+faststart"}
@@ -282,7 +240,8 @@ class VideoWriter:
         context = self._video.codec_context
         context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
         context.color_range = 1  # limited
-        # swscale puts chroma between two pixels, H.264 says that it is on the left one: untold, colours move by half a pixel
+        context.sample_aspect_ratio = Fraction(pixel_aspect)
+        # swscale puts chroma between two pixels; not told, H.264 readers take it for the left one's: half a pixel off
         self._video.options = {"crf": str(crf), "x264-params": "chromaloc=1"}
         if random_access:
             self._video.options |= {"preset": "veryfast", "g": "10", "bf": "0", "threads": "1"}
@@ -344,15 +303,3 @@ class VideoWriter:
             self._container.mux(self._video.encode())
             if self._audio is not None:
                 self._container.mux(self._audio.encode())
-
-
-def _blocks(pieces: Iterator[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
-    """Cut stereo pieces (2, any) into blocks (2, size); the last one may be shorter."""
-    held = np.zeros((2, 0), np.float32)
-    for piece in pieces:
-        held = np.concatenate([held, piece], axis=1)
-        while held.shape[1] >= size:
-            yield held[:, :size]
-            held = held[:, size:]
-    if held.shape[1]:
-        yield held

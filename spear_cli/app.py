@@ -6,10 +6,11 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from spear.errors import SpearError
 from spear.version import __version__
@@ -18,6 +19,16 @@ from spear_cli.console import fail, progress_bar, say, show_report
 
 class _Group(TyperGroup):
     """The one place where an error becomes a line and an exit code."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run and exit; a wrong option gets one line as well, where typer would draw a box."""
+        try:
+            sys.exit(super().main(*args, **{**options, "standalone_mode": False}))
+        except TyperException as error:
+            command = getattr(getattr(error, "ctx", None), "command_path", "spear")
+            if message := error.format_message().rstrip("."):  # empty where `spear` alone has shown the help
+                fail(SpearError(f"{message[0].lower()}{message[1:]}; see `{command} --help`"))
+            sys.exit(error.exit_code)
 
     def invoke(self, ctx: Any) -> Any:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -58,9 +69,9 @@ Models = Annotated[Path, typer.Option("--models", help="Folder of the trained mo
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
 Preset = Annotated[str, typer.Option(help="`small` (two CPU cores) or `paper` (a GPU).")]
-MaxMinutes = Annotated[Optional[float], typer.Option(min=0.01, help="Stop after this long, over all resumes.")]
-Epochs = Annotated[Optional[int], typer.Option(min=1, help="Instead of the preset's.")]
-LearningRate = Annotated[Optional[float], typer.Option(help="Instead of the preset's.")]
+MaxMinutes = Annotated[float | None, typer.Option(min=0.01, help="Stop after this long, over all resumes.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")]
+LearningRate = Annotated[float | None, typer.Option(help="Instead of the preset's.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Forget an earlier run of this training.")]
 Face = Annotated[str, typer.Option(help="`largest`, or the number of the face from the left, from 0.")]
 
@@ -109,7 +120,7 @@ def extract_audio_features(
         str,
         typer.Option(help="`mfcc`, `hubert`, `wav2vec2-conformer`, `unispeech` or `whisper` (ships with the package)."),
     ] = "whisper",
-    weights: Annotated[Optional[str], typer.Option(help="Folder or hub id of the encoder's weights.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Folder or hub id of the encoder's weights.")] = None,
 ) -> None:
     """Compute speech features, one row for each video frame."""
     from spear.stages.extract_audio_features import extract_audio_features as stage
@@ -138,7 +149,7 @@ def train_a2lm(
     clips: Clips = Path("clips"),
     models: Models = Path("models"),
     preset: Preset = "small",
-    encoder: Annotated[Optional[str], typer.Option(help="Whose features; may be left out where there is one.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Whose features; may be left out where there is one.")] = None,
     pose: Annotated[
         str, typer.Option(help="`rigid` (head motion only) or `raw` (the paper's; gives the mouth away).")
     ] = "rigid",
@@ -167,10 +178,8 @@ def train_lm2face(
     epochs: Epochs = None,
     max_minutes: MaxMinutes = None,
     learning_rate: LearningRate = None,
-    perceptual: Annotated[
-        Optional[Path], typer.Option(help="VGG19 or MobileNetV2 weights (torchvision's file).")
-    ] = None,
-    vae: Annotated[Optional[str], typer.Option(help="Folder or hub id of the paper preset's AutoencoderKL.")] = None,
+    perceptual: Annotated[Path | None, typer.Option(help="VGG19 or MobileNetV2 weights (torchvision's file).")] = None,
+    vae: Annotated[str | None, typer.Option(help="Folder or hub id of the paper preset's AutoencoderKL.")] = None,
     seed: Seed = 0,
     restart: Restart = False,
 ) -> None:
@@ -179,7 +188,8 @@ def train_lm2face(
 
     with progress_bar("train-lm2face") as progress:
         report, figures = stage(
-            clips, models, preset, frames_per_clip, epochs, max_minutes, learning_rate, perceptual, vae, seed, restart, progress
+            clips, models, preset, frames_per_clip, epochs, max_minutes, learning_rate, perceptual, vae, seed, restart,
+            progress,
         )  # fmt: skip
     _show_training(models / "lm2face.safetensors", report, figures)
 
@@ -190,12 +200,12 @@ def render(
     ref: Annotated[Path, typer.Option(help="A video or a picture of the face.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The video to write.")] = Path("out.mp4"),
     models: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(help="Folder of trained models.", show_default="models/ where it has both, else those that ship"),
     ] = None,
     face: Face = "largest",
     encoder_weights: Annotated[
-        Optional[str], typer.Option(help="Folder or hub id of the audio encoder's weights.")
+        str | None, typer.Option(help="Folder or hub id of the audio encoder's weights.")
     ] = None,
 ) -> None:
     """Make the face of a video or picture speak."""
@@ -215,13 +225,11 @@ def render(
 
 
 @app.command(
-    epilog="Examples: `spear metrics --ld --lvd --psnr --ssim` (the test split), `spear metrics out.mp4 truth.mp4 --ld --psnr`"
+    epilog="Examples: `spear metrics --ld --psnr` (the test split), `spear metrics out.mp4 truth.mp4 --ld --psnr`"
 )
 def metrics(
-    pred: Annotated[
-        Optional[Path], typer.Argument(help="A rendered video; without it the test split of clips/.")
-    ] = None,
-    truth: Annotated[Optional[Path], typer.Argument(help="The true video.")] = None,
+    pred: Annotated[Path | None, typer.Argument(help="A rendered video; without it the test split of clips/.")] = None,
+    truth: Annotated[Path | None, typer.Argument(help="The true video.")] = None,
     ld: Annotated[bool, typer.Option("--ld", help="Landmark distance (equation 9).")] = False,
     lvd: Annotated[bool, typer.Option("--lvd", help="Landmark velocity distance (equation 6).")] = False,
     psnr: Annotated[bool, typer.Option("--psnr", help="Peak signal-to-noise ratio.")] = False,
@@ -230,7 +238,7 @@ def metrics(
     clips: Clips = Path("clips"),
     models: Models = Path("models"),
     split: Annotated[str, typer.Option(help="`train`, `val` or `test`.")] = "test",
-    inception_weights: Annotated[Optional[Path], typer.Option(help="pytorch-fid's weight file, for --fid.")] = None,
+    inception_weights: Annotated[Path | None, typer.Option(help="pytorch-fid's weight file, for --fid.")] = None,
     json_out: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")] = False,
 ) -> None:
     """Score a rendered video against the truth, or the trained models on the test split."""

@@ -1,14 +1,16 @@
-"""Stage 1, audio to landmarks (section 3.1). Letters: B batch, T frames, R references, L layers, W width of a feature."""
+"""Stage 1, audio to landmarks (section 3.1). Letters: B batch, T frames, R references, (L, W) a frame's feature."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spear.clip import CROP
+from spear.nets.spade import start_at_zero
 from spear.points import LOWER, N_LOWER, N_POINTS, N_UPPER, UPPER
 
 _WINDOW_MARGIN = 25
@@ -20,7 +22,7 @@ class A2LMConfig:
     """Sizes of the net and what it was trained to read.
 
     deep_encoders: the paper's convolutions over each frame with global average pooling; else one linear layer and
-    convolutions over time. residual: predict the distance to the references' mean lower face, carried along by the pose.
+    convolutions over time. residual: predict the distance to the references' mean lower face, carried by the pose.
     """
 
     encoder: str
@@ -61,13 +63,13 @@ class ResidualConv(nn.Module):
 
 
 class FrameEncoder(nn.Module):
-    """The paper's encoders (3.1.1, 3.1.2): each frame (C, W) through stacked residual 1D convolutions, length shrinking and
-    channels growing, then global average pooling: (B, T, C, W) -> (B, T, width)."""
+    """The paper's encoders (3.1.1, 3.1.2): each frame (C, W) through stacked residual 1D convolutions, length
+    shrinking and channels growing, then global average pooling: (B, T, C, W) -> (B, T, width)."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         sizes = [channels, width // 8, width // 4, width // 2, width]
-        self.layers = nn.Sequential(*(ResidualConv(a, b, stride=2) for a, b in zip(sizes, sizes[1:], strict=False)))
+        self.layers = nn.Sequential(*(ResidualConv(a, b, stride=2) for a, b in pairwise(sizes)))
 
     def forward(self, x: Tensor) -> Tensor:
         batch, time = x.shape[:2]
@@ -106,8 +108,7 @@ class LandmarkDecoder(nn.Module):
         )
         self.outward = nn.Linear(config.width, N_LOWER * 2)
         if config.residual:
-            nn.init.zeros_(self.outward.weight)
-            nn.init.zeros_(self.outward.bias)
+            start_at_zero(self.outward)
 
     def forward(self, audio: Tensor, pose: Tensor, references: Tensor) -> Tensor:
         time = audio.shape[1]
@@ -133,7 +134,7 @@ class A2LM(nn.Module):
         self.register_buffer("feature_scale", torch.ones(config.feature_shape))
 
     def forward(self, features: Tensor, pose: Tensor, references: Tensor) -> Tensor:
-        """features (B, T, L, W), pose (B, T, 74, 2) and references (B, R, 131, 2) in crop px -> (B, T, 57, 2) crop px."""
+        """features (B, T, L, W), pose (B, T, 74, 2), references (B, R, 131, 2) -> (B, T, 57, 2), all in crop px."""
         audio = self.audio((features - self.feature_mean) / self.feature_scale)
         heads, faces = _unit(pose), _unit(references)
         offset = self.decoder(audio, self.pose(heads.transpose(2, 3)), self.references(faces.transpose(2, 3)))
@@ -147,11 +148,10 @@ def build_a2lm(config: A2LMConfig) -> A2LM:
     if config.deep_encoders:
         audio, pose, faces = (FrameEncoder(channels, config.width) for channels in (layers, 2, 2))
         return A2LM(config, audio, pose, faces, LandmarkDecoder(config))
-    sizes = (layers * width, N_UPPER * 2, N_POINTS * 2)
-    tracks = [
-        TrackEncoder(size, config.width, config.dropout, time) for size, time in zip(sizes, (2, 1, 0), strict=True)
-    ]
-    return A2LM(config, *tracks, LandmarkDecoder(config))
+    audio_track = TrackEncoder(layers * width, config.width, config.dropout, time_layers=2)
+    pose_track = TrackEncoder(N_UPPER * 2, config.width, config.dropout, time_layers=1)
+    each_reference = TrackEncoder(N_POINTS * 2, config.width, config.dropout, time_layers=0)
+    return A2LM(config, audio_track, pose_track, each_reference, LandmarkDecoder(config))
 
 
 def _unit(points: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def _unit(points: Tensor) -> Tensor:
 
 
 def carried_lower_face(pose: Tensor, references: Tensor) -> Tensor:
-    """The references' mean lower face, moved as their mean upper face must move to meet the pose (affine least squares).
+    """The references' mean lower face, moved as their upper face must move to meet the pose (affine least squares).
 
     pose (B, T, 74, 2), references (B, R, 131, 2) -> (B, T, 57, 2). It is also the baseline that LD is compared with.
     """

@@ -40,8 +40,8 @@ class Block(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Picture in -1..1 (B, 3, H, W) <-> latent (B, 32, H/8, W/8). Size-agnostic, no normalisation, no attention: parts of
-    a picture can be encoded and decoded alone."""
+    """Picture in -1..1 (B, 3, H, W) <-> latent (B, 32, H/8, W/8). Size-agnostic, no normalisation, no attention:
+    parts of a picture can be encoded and decoded alone."""
 
     def __init__(self, config: AutoencoderConfig = AutoencoderConfig()) -> None:
         super().__init__()

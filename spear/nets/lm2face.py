@@ -6,7 +6,7 @@ Letters: B batch, R references, C latent channels, S sketch channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -33,6 +33,8 @@ class VAE(Protocol):
 
     latent_channels: int
 
+    def to(self, device: torch.device) -> Any: ...
+
     def encode(self, images: Tensor) -> Tensor: ...
 
     def decode(self, latents: Tensor) -> Tensor: ...
@@ -44,9 +46,9 @@ class VAE(Protocol):
 class Lm2FaceConfig:
     """vae: the identity of the autoencoder that the latents are of. light: the small preset's ways, else the paper's.
 
-    Light: the target's upper half is encoded alone (the mouth cannot leak), only latent rows from 12 on are computed, the
-    sketch is unshuffled to latent size, the flow starts from the landmarks. Paper: masked target and sketches go through
-    the VAE whole, the flow starts at zero.
+    Light: the target's upper half is encoded alone (the mouth cannot leak), only latent rows from 12 on are computed,
+    the sketch is unshuffled to latent size, the flow starts from the landmarks. Paper: masked target and sketches go
+    through the VAE whole, the flow starts at zero.
     """
 
     vae: str
@@ -76,7 +78,7 @@ class Lm2FaceConfig:
 
 
 class References(NamedTuple):
-    """References made ready once: latents (B, R, C, h, 32), sketches (B, R, S, h, 32), points (B, R, 131, 2) crop px."""
+    """References made ready once: latents (B, R, C, h, 32), sketches (B, R, S, h, 32), points (B, R, 131, 2) px."""
 
     latents: Tensor
     sketches: Tensor
@@ -84,7 +86,7 @@ class References(NamedTuple):
 
 
 class Lm2Face(nn.Module):
-    """The frozen autoencoder and SPADE-Net together. The autoencoder is no part of the weights that are trained or saved."""
+    """The frozen autoencoder and SPADE-Net together; only the latter's weights are trained and saved."""
 
     def __init__(self, config: Lm2FaceConfig, vae: VAE, spade_net: SpadeNet) -> None:
         super().__init__()
@@ -106,8 +108,8 @@ class Lm2Face(nn.Module):
         return References(latents[..., top:, :], drawn[..., top:, :], points)
 
     def forward(self, target: Tensor, points: Tensor, sketch: Tensor, references: References) -> tuple[Tensor, Aligned]:
-        """target (B, 3, 256, 256) in -1..1, of which the rows from 128 on are never looked at; points (B, 131, 2) crop px;
-        sketch (B, 1, 256, 256) in 0..1. Returns the picture from row `config.shown_row` down, and the aligned references.
+        """target (B, 3, 256, 256) in -1..1, of which the rows from 128 on are never looked at; points (B, 131, 2) px;
+        sketch (B, 1, 256, 256) in 0..1. Returns the picture from row `config.shown_row` down, and what was aligned.
         """
         top = self.config.first_row
         with torch.no_grad():
@@ -157,8 +159,8 @@ def image_tensor(images: NDArray[np.uint8]) -> Tensor:
 def blend_mask(faces: list[Array]) -> Array:
     """Where the generated picture replaces the true one: a feathered hull of the lower faces, (256, 256) in 0..1.
 
-    faces: (131, 2) crop px each; the predicted face and the one in the frame, since the old jaw must be covered too. The
-    hull reaches from the nose's base to a little below the jaw; no edge is sharper than a few px, so no rectangle shows.
+    faces: (131, 2) crop px each; the predicted face and the one in the frame, since the old jaw must be covered too.
+    The hull reaches from the nose's base to a little below the jaw; its edge fades over 10 px, so no rectangle shows.
     """
     canvas = np.zeros((CROP, CROP), np.uint8)
     for points in faces:
@@ -172,6 +174,6 @@ def blend_mask(faces: list[Array]) -> Array:
 
 
 def composite(generated: Tensor, target: Tensor, mask: Tensor, shown_row: int) -> Tensor:
-    """Blend in the crop: generated (B, 3, h, 256) from `shown_row` down, target (B, 3, 256, 256), mask (B, 1, 256, 256)."""
+    """Blend in the crop: generated (B, 3, h, 256) from `shown_row` down, target and mask (B, ., 256, 256)."""
     lower, weight = target[..., shown_row:, :], mask[..., shown_row:, :]
     return lower + weight * (generated - lower)

@@ -6,6 +6,12 @@ import torch
 from torch import Tensor, nn
 
 
+def start_at_zero(layer: nn.Conv2d | nn.Linear) -> None:
+    """Set weight and bias to zero: the layer adds nothing until it has learned something."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class Spade(nn.Module):
     """Normalise x, then scale and shift every pixel by what the condition says there.
 
@@ -17,8 +23,7 @@ class Spade(nn.Module):
         self.norm = nn.InstanceNorm2d(channels)
         self.shared = nn.Sequential(nn.Conv2d(condition, hidden, 3, padding=1), nn.ReLU())
         self.gamma_beta = nn.Conv2d(hidden, 2 * channels, 3, padding=1)
-        nn.init.zeros_(self.gamma_beta.weight)
-        nn.init.zeros_(self.gamma_beta.bias)
+        start_at_zero(self.gamma_beta)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         gamma, beta = self.gamma_beta(self.shared(condition)).chunk(2, 1)

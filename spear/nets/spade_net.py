@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spear.nets.spade import SpadeBlock, warp
+from spear.nets.spade import SpadeBlock, start_at_zero, warp
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class SpadeNetConfig:
 
 
 class Aligned(NamedTuple):
-    """What the first module hands on, equation 2: flow (B, R, 2, H, W), weight of each reference (B, R, 1, H, W), warped
-    SPADE feature (B, width, H, W), warped reference latent (B, C, H, W)."""
+    """What the first module hands on, equation 2: flow (B, R, 2, H, W), weight of each reference (B, R, 1, H, W),
+    warped SPADE feature (B, width, H, W), warped reference latent (B, C, H, W)."""
 
     flow: Tensor
     weight: Tensor
@@ -42,12 +42,11 @@ class Align(nn.Module):
         self.inward = nn.Conv2d(config.latent + config.sketch, config.width, 3, padding=1)
         self.blocks = nn.ModuleList(SpadeBlock(config.width, config.sketch, config.width) for _ in range(config.blocks))
         self.to_flow = nn.Conv2d(config.width, 3, 3, padding=1)
-        nn.init.zeros_(self.to_flow.weight)
-        nn.init.zeros_(self.to_flow.bias)
+        start_at_zero(self.to_flow)
 
     def forward(self, latents: Tensor, sketches: Tensor, target_sketch: Tensor, first_flow: Tensor) -> Aligned:
-        """latents (B, R, C, H, W), sketches (B, R, S, H, W), target_sketch (B, S, H, W), first_flow (B, R, 2, H, W): the
-        displacement that the landmarks tell, to which the net adds what it learned."""
+        """latents (B, R, C, H, W), sketches (B, R, S, H, W), target_sketch (B, S, H, W), first_flow (B, R, 2, H, W):
+        the displacement that the landmarks tell, to which the net adds what it learned."""
         shape = latents.shape[:2]
         x = self.inward(torch.cat([latents, sketches], 2).flatten(0, 1))
         for block in self.blocks:
@@ -62,8 +61,8 @@ class Align(nn.Module):
 
 
 class Paint(nn.Module):
-    """G2, equation 3: the masked target and its sketch, conditioned on the warped feature, in the last block on the warped
-    reference latent -> the target's latent. Its output is added to the warped latent, so that it starts as a warp."""
+    """G2, equation 3: the masked target and its sketch, conditioned on the warped feature, in the last block on the
+    warped reference latent -> the target's latent. Its output is added to that latent, so that it starts as a warp."""
 
     def __init__(self, config: SpadeNetConfig) -> None:
         super().__init__()
@@ -71,8 +70,7 @@ class Paint(nn.Module):
         conditions = [config.width] * (config.blocks - 1) + [config.latent]
         self.blocks = nn.ModuleList(SpadeBlock(config.width, condition, config.width) for condition in conditions)
         self.outward = nn.Conv2d(config.width, config.latent, 3, padding=1)
-        nn.init.zeros_(self.outward.weight)
-        nn.init.zeros_(self.outward.bias)
+        start_at_zero(self.outward)
 
     def forward(self, masked: Tensor, known: Tensor, sketch: Tensor, aligned: Aligned) -> Tensor:
         """masked (B, C, H, W), known (B, 1, H, W): 1 where the target is seen, sketch (B, S, H, W) -> (B, C, H, W)."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spear.clip import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from spear.clip import FPS, SAMPLES_PER_FRAME
 from spear.errors import SpearError
 from spear.files import read_json, sha256_of
 from spear.pretrained.mfcc import Mfcc, whole_frames
@@ -63,9 +63,9 @@ class Waveform:
 
     Up to 24 s are computed whole. Longer audio goes through windows of 24 s, 20 s apart (the last one moved back to
     stay whole), cross-faded over 1.1 s, with 1.4 s at each inner edge thrown away. Against a computation in one go
-    the level normalisation (one mean and variance for the whole audio), the convolutions and the position convolution
-    (1.3 s) are exact to rounding; attention sees 24 s instead of everything. Base-size models, whose first
-    GroupNorm runs over time, see 24 s there as well.
+    the level normalisation (one mean and variance for the whole audio), the convolutions of the front end and the
+    position convolution (1.3 s) are exact to rounding; attention sees 24 s instead of everything, and so do the
+    convolutions inside the 24 layers of the Conformer (7 s together) and the first GroupNorm of base-size models.
     """
 
     _WINDOW, _HOP, _MARGIN, _FADE = 24 * FPS, 20 * FPS, 36, 28
@@ -200,7 +200,7 @@ def _chosen_layers(depth: int) -> tuple[int, int, int]:
 def _per_frame(output: Any, layers: tuple[int, int, int]) -> Tensor:
     """The states of a model at 50 Hz -> (B, n, 3, W) at 25 fps.
 
-    The last one is last_hidden_state: hidden_states[-1] is before the final LayerNorm or after it, by model and version.
+    The last is last_hidden_state, for hidden_states[-1] is before or after the final LayerNorm, by model and version.
     """
     states = torch.stack([*(output.hidden_states[layer] for layer in layers[:-1]), output.last_hidden_state], dim=2)
     return states.unflatten(1, (-1, 2)).mean(dim=2)

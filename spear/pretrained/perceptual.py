@@ -12,7 +12,28 @@ from spear.errors import SpearError
 from spear.nets.autoencoder import Autoencoder
 
 VGG19_FILE = "vgg19-dcbb9e9d.pth"
-_VGG19 = [64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 512, "M", 512, 512, 512, 512]
+_VGG19: list[int | str] = [
+    64,
+    64,
+    "M",
+    128,
+    128,
+    "M",
+    256,
+    256,
+    256,
+    256,
+    "M",
+    512,
+    512,
+    512,
+    512,
+    "M",
+    512,
+    512,
+    512,
+    512,
+]
 _VGG19_TAPS = (1, 6, 11, 20, 29)  # relu1_1, 2_1, 3_1, 4_1, 5_1
 _MOBILE = [
     (1, 16, 1, 1),
@@ -61,7 +82,7 @@ def load_perceptual(path: Path) -> PerceptualLoss:
     """VGG19 or MobileNetV2 with torchvision's key names, told apart by their keys. Raises SpearError."""
     if not path.is_file():
         raise SpearError(
-            f"{path} is absent; download torchvision's {VGG19_FILE} or mobilenet_v2-b0353104.pth and give it with --perceptual"
+            f"{path} is absent; download torchvision's {VGG19_FILE} or mobilenet_v2-b0353104.pth, give it with --perceptual"
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)

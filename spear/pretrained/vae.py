@@ -14,7 +14,7 @@ DEFAULT = "stabilityai/sd-vae-ft-mse"
 
 
 class KLAutoencoder(nn.Module):
-    """Picture in -1..1 (B, 3, H, W) <-> scaled latent (B, 4, H/8, W/8); the mean of the posterior, so no chance in it."""
+    """Picture in -1..1 (B, 3, H, W) <-> scaled latent (B, 4, H/8, W/8); the posterior's mean: no chance."""
 
     def __init__(self, net: Any, name: str) -> None:
         """net: diffusers' AutoencoderKL; name: the folder or hub id it came from."""
@@ -41,15 +41,15 @@ class KLAutoencoder(nn.Module):
 
 
 def load_kl_autoencoder(source: str = DEFAULT) -> KLAutoencoder:
-    """From a local folder, or a hub id that is in the cache or can be fetched. Raises SpearError naming what is missing."""
+    """From a folder, or a hub id in the cache or within reach. Raises SpearError naming what is missing."""
     from diffusers import AutoencoderKL
 
     try:
         net, info = AutoencoderKL.from_pretrained(source, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise SpearError(
-            f"the autoencoder {source} is neither a folder nor in the hub's cache; fetch it with `hf download {source}` "
-            "or give a folder with --vae"
+            f"the autoencoder {source} is neither a folder nor in the hub's cache; "
+            f"fetch it with `hf download {source}` or give a folder with --vae"
         ) from error
     if info["missing_keys"]:
         raise SpearError(

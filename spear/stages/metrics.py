@@ -1,9 +1,13 @@
-"""`spear metrics`: two videos compared frame by frame, with the protocol stated beside the numbers."""
+"""`spear metrics`: a split of clips/ through the trained models, or two videos compared frame by frame.
+
+The protocol is stated beside the numbers.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +20,69 @@ from spear.face import CROP_WIDTHS, DETECTOR, FaceTracker, crop_transform, warp_
 from spear.files import sha256_of
 from spear.points import Array
 from spear.pretrained.inception import WEIGHTS_SHA256_PREFIX, find_inception_weights, load_inception
-from spear.progress import Progress, no_progress
+from spear.progress import Progress, Report, no_progress
 from spear.scores.compare import METRICS, ClipScores, FrechetScore, Scores, total
 from spear.scores.image import PSNR_CAP
 from spear.scores.landmark import REACH
+from spear.stages.metrics_split import (
+    LANDMARK_SCORES,
+    clips_to_score,
+    load_nets,
+    score_clip,
+    split_protocol,
+    split_total,
+)
 from spear.video import Footage
 
 Frame = NDArray[np.uint8]
-_LANDMARKS, _PICTURES = frozenset({"ld", "lvd"}), frozenset({"psnr", "ssim"})
 _LEAST_SIDE = 11
 """The SSIM window, px."""
+
+
+def metrics(
+    clips: Path,
+    models: Path,
+    which: frozenset[str],
+    split: str = "test",
+    inception_weights: Path | None = None,
+    progress: Progress = no_progress,
+) -> Scores:
+    """Score the trained models on a split of clips/: stage 1 against the detected points, stage 2 against the frames.
+
+    which, inception_weights: as in `compare_videos`. Every clip speaks its own audio; LD stands beside that of a face
+    that does not speak. Clips that cannot be used are in the notes. Raises SpearError for an unknown score or split,
+    where models, clips, landmarks or features are absent, or where no clip could be scored.
+    """
+    check_metrics(which)
+    frechet, weights = frechet_score(inception_weights) if "fid" in which else (None, None)
+    nets, report = load_nets(models, which), Report()
+    chosen = clips_to_score(clips, split, nets.a2lm, report)
+    scored, used, before = [], [], 0
+    frames = sum(clip.info.frames for clip in chosen)
+    for clip in chosen:
+        tick = partial(_tick, progress, before, frames, clip.id)
+        try:
+            scored.append(score_clip(clip, nets, which, frechet, tick))
+            used.append(clip)
+        except SpearError as error:
+            report.skipped.append((clip.id, str(error)))
+        before += clip.info.frames
+    if not scored:
+        raise SpearError(report.skipped[-1][1])
+    values, notes = split_total(scored), [f"left out: {name}: {reason}" for name, reason in report.skipped]
+    notes += [note for scores in scored for note in scores.notes()]
+    if split != "test":
+        notes.append(f"the models were made with the {split} split; only the test split tells how they do on new clips")
+    if frechet is not None:
+        values["fid"] = frechet.value()
+        notes += [*frechet.notes(), *weights_notes(weights)]
+    protocol = _protocol(which, weights, "the true crop and the blended one")
+    protocol |= split_protocol(nets, which, split, used, sum(scores.frames for scores in scored))
+    return Scores(protocol, values, [scores.row() for scores in scored], notes)
+
+
+def _tick(progress: Progress, before: int, frames: int, clip: str, done: int) -> None:
+    progress(before + done, frames, clip)
 
 
 def compare_videos(
@@ -55,7 +112,11 @@ def compare_videos(
     if frechet is not None:
         values["fid"] = frechet.value()
         notes += [*frechet.notes(), *weights_notes(weights)]
-    protocol = _protocol(which, weights) | {"pred": str(pred), "truth": str(truth)}
+    crop = (
+        f"{CROP}x{CROP} face crop ({CROP_WIDTHS} face widths) by the true frame's own transform, not smoothed over time"
+    )
+    protocol = _protocol(which, weights, crop) | {"pred": str(pred), "truth": str(truth)}
+    protocol["lengths"] = "the first min(prediction, truth) frames are compared"
     protocol |= {"width": pair.truth.width, "height": pair.truth.height, "frames": scores.frames}
     return Scores(protocol, values, [row], notes)
 
@@ -129,7 +190,7 @@ class _Faces:
     """One tracker for each video, as far as the scores need them."""
 
     def __init__(self, which: frozenset[str]) -> None:
-        self.landmarks = bool(which & _LANDMARKS)
+        self.landmarks = bool(which & LANDMARK_SCORES)
         self._stack = contextlib.ExitStack()
         self._truth = FaceTracker()
         self._pred = FaceTracker()
@@ -154,7 +215,7 @@ def _add_frame(
     pred_points, truth_points = faces.find(pred, truth)
     if faces.landmarks:
         scores.add_landmarks(pred_points, truth_points)
-    if not which - _LANDMARKS:
+    if not which - LANDMARK_SCORES:
         return
     scores.add_pictures("full", which, pred, truth)
     if truth_points is None:
@@ -167,19 +228,15 @@ def _add_frame(
         frechet.add(pred_crop, truth_crop)
 
 
-def _protocol(which: frozenset[str], weights: str | None) -> dict[str, Any]:
-    """How the numbers were measured, in words that stand in every output."""
+def _protocol(which: frozenset[str], weights: str | None, crop: str) -> dict[str, Any]:
+    """How the numbers were measured, in words that stand in every output; crop: what the face crops are."""
     protocol: dict[str, Any] = {
         "scores": sorted(which),
         "fps": FPS,
         "detector": DETECTOR,
-        "lengths": "the first min(prediction, truth) frames are compared",
         "mean": "over frames; over several clips weighted by frames",
     }
-    crop = (
-        f"{CROP}x{CROP} face crop ({CROP_WIDTHS} face widths) by the true frame's own transform, not smoothed over time"
-    )
-    if which & _LANDMARKS:
+    if which & LANDMARK_SCORES:
         protocol |= {
             "ld": "eq. 9, lower 57 points, full-frame px of each video over the truth's face width of that frame; "
             "no alignment; frames where both faces were found",
@@ -189,7 +246,7 @@ def _protocol(which: frozenset[str], weights: str | None) -> dict[str, Any]:
             "lips": "distance of the inner lips' middles over the truth's face width: Pearson r (0 for a still mouth), "
             f"standard deviation over the truth's, best r within {REACH} frames (lag above 0: the prediction is late)",
         }
-    if which & _PICTURES:
+    if which & {"psnr", "ssim"}:
         protocol["pictures"] = f"RGB, full frame and {crop}; mean of the frames' scores"
         protocol["psnr"] = f"dB, at most {PSNR_CAP:g}, which identical frames get"
         protocol["ssim"] = "Gaussian window, sigma 1.5, population covariance, mean of three channels"

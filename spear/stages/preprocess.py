@@ -43,7 +43,7 @@ def preprocess(
 
     face: `largest` or the number of the face from the left. on_missing_face: `hold` interpolates over frames without a
     face, `skip` leaves the clip out, `fail` stops. A second run does nothing; changed videos or options are noticed.
-    Every clip that was left out stands with its reason in clips/skipped.jsonl. Raises SpearError where nothing is usable.
+    What was left out stands with its reason in clips/skipped.jsonl. Raises SpearError where nothing is usable.
     """
     if on_missing_face not in ON_MISSING_FACE:
         raise SpearError(f"--on-missing-face {on_missing_face} is not one of {', '.join(ON_MISSING_FACE)}")
@@ -74,8 +74,9 @@ def preprocess(
         progress(report.done + len(report.skipped), len(work), job.source.id)
     _write_skipped(clips, sources, report)
     if report.done + report.kept == 0:
-        raise SpearError(report.skipped[0][1] if len(report.skipped) == 1 else
-                         f"none of {len(sources)} videos is usable; {clips / 'skipped.jsonl'} says why, the first: {report.skipped[0][1]}")  # fmt: skip
+        first = report.skipped[0][1]
+        many = f"none of {len(sources)} videos is usable; {clips / 'skipped.jsonl'} says why, the first: {first}"
+        raise SpearError(first if len(sources) == 1 else many)
     return report
 
 

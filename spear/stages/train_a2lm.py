@@ -55,7 +55,7 @@ def train_a2lm(
     encoder = encoder or _only_encoder(train)
     train, val = usable_clips(train, report, encoder), usable_clips(val, report, encoder)
     config = _config(preset, encoder, pose, train + val)
-    changes = {"epochs": epochs, "learning_rate": learning_rate}
+    changes: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
     schedule = replace(SCHEDULES[preset], seed=seed, max_minutes=max_minutes,
                        **{k: v for k, v in changes.items() if v is not None})  # fmt: skip
     if restart:
@@ -112,15 +112,21 @@ def _config(preset: str, encoder: str, pose: str, clips: list[Clip]) -> A2LMConf
     for clip in clips:
         if clip.require_features(encoder) != settings:
             raise SpearError(
-                f"{clip.features_path(encoder)} was made with other settings than the rest; run `spear extract-audio-features --encoder {encoder}` again"
+                f"{clip.features_path(encoder)} was made with other settings than the rest; "
+                f"run `spear extract-audio-features --encoder {encoder}` again"
             )
     shape = clips[0].features(encoder, 0, 1).shape
-    known = {"encoder": encoder, "encoder_settings": settings, "feature_shape": (shape[1], shape[2]), "pose": pose}
+    known: dict[str, Any] = {
+        "encoder": encoder,
+        "encoder_settings": settings,
+        "feature_shape": (shape[1], shape[2]),
+        "pose": pose,
+    }
     return A2LMConfig(**known) if preset == "small" else A2LMConfig.paper(**known)
 
 
 def _standardise(net: A2LM, data: SpeechWindows) -> None:
-    """Mean and deviation of each feature over up to 200 windows; stored in the net, so that rendering needs no statistics."""
+    """Store mean and deviation of each feature over up to 200 windows in the net."""
     picks = np.linspace(0, len(data) - 1, min(200, len(data))).astype(int)
     values = torch.cat([data[0, int(i)]["features"] for i in picks])
     net.feature_mean.copy_(values.mean(0))

@@ -78,7 +78,7 @@ def train_lm2face(
     train = usable_clips(find_clips(clips, "train"), report)
     val = usable_clips(find_clips(clips, "val"), report)
     schedule, weights = PRESETS[preset]
-    changes = {"epochs": epochs, "learning_rate": learning_rate}
+    changes: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
     schedule = replace(
         schedule, seed=seed, max_minutes=max_minutes, **{k: v for k, v in changes.items() if v is not None}
     )
@@ -93,7 +93,7 @@ def train_lm2face(
     torch.manual_seed(seed)
     autoencoder.to(accelerator.device)
     net, critic = build_lm2face(config, autoencoder), Critic()
-    optimisers = {
+    optimisers: dict[str, torch.optim.Optimizer] = {
         "generator": torch.optim.Adam(net.parameters(), lr=schedule.learning_rate, betas=(0.5, 0.99)),
         "critic": torch.optim.Adam(critic.parameters(), lr=schedule.learning_rate, betas=(0.5, 0.99)),
     }
@@ -124,7 +124,8 @@ def load_lm2face(path: Path, vae: str | None = None) -> Lm2Face:
     autoencoder: Any = load_autoencoder() if config.light else load_kl_autoencoder(vae or DEFAULT_VAE)
     if autoencoder.identity() != config.vae:
         raise SpearError(
-            f"{path} was trained in the latents of {config.vae}, here is {autoencoder.identity()}; train it again or take that spear version"
+            f"{path} was trained in the latents of {config.vae}, here is {autoencoder.identity()}; "
+            "train it again, or take the spear version or --vae that it was trained with"
         )
     net = build_lm2face(config, autoencoder)
     net.load_state_dict({name: value.float() for name, value in weights.items()})
@@ -149,7 +150,7 @@ def _step(
     accelerator: Accelerator, net: Lm2Face, model: Any, judge: Any, perceptual: PerceptualLoss, weights: Weights,
     optimisers: dict[str, Any],
 ) -> Callable[[dict[str, Tensor], float], dict[str, Tensor]]:  # fmt: skip
-    """One step of generator and critic with the losses of equation 8, on the picture that a viewer would see: blended."""
+    """One step of generator and critic with the losses of equation 8, on the blended picture that a viewer sees."""
     shown = net.config.shown_row
 
     def step(batch: dict[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -199,7 +200,9 @@ def _samples(data: FacePairs, device: torch.device) -> list[dict[str, Tensor]]:
 def _validate(
     net: Lm2Face, perceptual: PerceptualLoss, samples: list[dict[str, Tensor]], sheet: Path
 ) -> dict[str, float]:
-    shown, figures, rows = net.config.shown_row, [], []
+    shown = net.config.shown_row
+    figures: list[tuple[float, ...]] = []
+    rows: list[Any] = []
     for batch in samples:
         references = net.make_references(batch["ref_images"], batch["ref_points"], batch["ref_sketches"])
         generated, aligned = net(batch["target"], batch["points"], batch["sketch"], references)

@@ -1,0 +1,235 @@
+"""How the models do on a split of clips/: stage 1 from each clip's own audio, stage 2 on every frame of it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from numpy.typing import NDArray
+
+from spear.checkpoint import read_about
+from spear.clip import SPLITS, Clip, find_clips
+from spear.dataset import usable_clips
+from spear.errors import SpearError
+from spear.face import Frame
+from spear.files import sha256_of
+from spear.nets.a2lm import A2LM
+from spear.nets.lm2face import Lm2Face
+from spear.painter import BATCH, Painter, with_lower_face
+from spear.points import LOWER, Array, face_width
+from spear.progress import Report
+from spear.scores.compare import UNITS, ClipScores, FrechetScore, total
+from spear.scores.image import PSNR_CAP
+from spear.scores.landmark import landmark_distance
+from spear.stages.train_a2lm import load_a2lm, predict_clip
+from spear.stages.train_lm2face import load_lm2face
+from spear.video import Footage
+
+LANDMARK_SCORES, PICTURE_SCORES = frozenset({"ld", "lvd"}), frozenset({"psnr", "ssim", "fid"})
+_SHOWN_DIGITS = 16
+
+Tick = Callable[[int], None]
+"""Told how many frames of the clip are done."""
+
+
+@dataclass(frozen=True)
+class Nets:
+    """The two stages, frozen, and for each file what it is: path and the beginning of its SHA-256."""
+
+    a2lm: A2LM
+    lm2face: Lm2Face | None
+    """None where no score of pictures is asked for."""
+    files: dict[str, str]
+
+
+def load_nets(models: Path, which: frozenset[str]) -> Nets:
+    """The nets that these scores need. Raises SpearError naming the training to run where one is absent."""
+    names = ["a2lm", "lm2face"] if which & PICTURE_SCORES else ["a2lm"]
+    for name in names:
+        if not (models / f"{name}.safetensors").is_file():
+            raise SpearError(
+                f"no {name}.safetensors in {models}; run `spear train-{name}` first, or give a folder with --models"
+            )
+    paths = {name: models / f"{name}.safetensors" for name in names}
+    a2lm = load_a2lm(paths["a2lm"]).to(PartialState().device)
+    lm2face = load_lm2face(paths["lm2face"]) if "lm2face" in paths else None
+    return Nets(
+        a2lm, lm2face, {name: f"{path} sha256 {sha256_of(path)[:_SHOWN_DIGITS]}" for name, path in paths.items()}
+    )
+
+
+def clips_to_score(clips: Path, split: str, net: A2LM, report: Report) -> list[Clip]:
+    """Clips of the split with landmarks and the features that the net was trained on; the others are in the report.
+
+    Raises SpearError where none is left, naming the stage to run.
+    """
+    if split not in SPLITS:
+        raise SpearError(f"--split {split} is not one of {', '.join(SPLITS)}")
+    encoder, chosen = net.config.encoder, []
+    again = f"run `spear extract-audio-features --encoder {encoder}` with the weights of the training"
+    for clip in usable_clips(find_clips(clips, split), report, encoder):
+        if clip.require_features(encoder) == net.config.encoder_settings:
+            chosen.append(clip)
+        else:
+            other = f"{clip.features_path(encoder)} was made with other settings than a2lm was trained on; {again}"
+            report.skipped.append((clip.id, other))
+    if not chosen:
+        raise SpearError(report.skipped[-1][1])
+    return chosen
+
+
+class SplitClipScores(ClipScores):
+    """Scores of one clip, with LD of the baseline beside LD: a mouth that does not move scores well in LD alone."""
+
+    def add_baseline(self, baseline: Array, truth: Array | None) -> None:
+        """Add one frame: baseline (57, 2), truth (131, 2), same px; None where no face was found."""
+        value = math.nan
+        if truth is not None:
+            value = landmark_distance(baseline[None], truth[None, LOWER], face_width(truth))
+        self._append("ld_baseline", value)
+
+    def add_hull(self, pred: Frame, truth: Frame | None, mask: Array) -> None:
+        """Add one frame's PSNR where mask (256, 256) is not 0; None where no face was found."""
+        self._append("psnr_hull", math.nan if truth is None else hull_psnr(pred, truth, mask))
+
+    def values(self) -> dict[str, float | None]:
+        """As for a pair of videos, and ld_baseline_* and ld_skill."""
+        values = super().values()
+        if "ld_baseline" not in self.series:
+            return values
+        known = self._known("ld_baseline")
+        for unit, scale in UNITS.items():
+            values[f"ld_baseline_{unit}"] = float(known.mean()) * scale if len(known) else None
+        return values | {"ld_skill": skill(values)}
+
+
+def skill(values: dict[str, float | None]) -> float | None:
+    """1 - LD / LD of the baseline: 1 is perfect, 0 as good as the baseline, below 0 worse; None where undefined."""
+    ld, baseline = values.get("ld_percent"), values.get("ld_baseline_percent")
+    return None if ld is None or not baseline else 1 - ld / baseline
+
+
+def split_total(clips: list[SplitClipScores]) -> dict[str, float | None]:
+    """Totals weighted with frames; the skill comes from the totals, since a mean of ratios favours still clips."""
+    values = total(clips)
+    return values | {"ld_skill": skill(values)} if "ld_skill" in values else values
+
+
+def hull_psnr(pred: Frame, truth: Frame, mask: Array) -> float:
+    """PSNR, dB, with the squared error weighted by mask (H, W) in 0..1; pictures (H, W, 3) uint8.
+
+    10 log10(255^2 / MSE), MSE = sum(mask * error^2) / (3 * sum(mask)); at most PSNR_CAP. NaN where the mask is empty.
+    """
+    weight = 3 * float(mask.sum(dtype=np.float64))
+    if weight == 0:
+        return math.nan
+    squared = np.square(pred.astype(np.float64) - truth)
+    mse = float((mask[..., None] * squared).sum()) / weight
+    return PSNR_CAP if mse == 0 else min(PSNR_CAP, 10 * math.log10(255**2 / mse))
+
+
+def score_clip(
+    clip: Clip, nets: Nets, which: frozenset[str], frechet: FrechetScore | None, tick: Tick
+) -> SplitClipScores:
+    """Predict and paint one clip and compare it with its truth; pictures stream, so that memory is flat with length.
+
+    Raises SpearError where a file of the clip is damaged.
+    """
+    scores = SplitClipScores(clip.id)
+    points, confidence = clip.landmarks()
+    found = confidence > 0
+    pred, baseline = (value.cpu().numpy() for value in predict_clip(nets.a2lm, clip))
+    if which & LANDMARK_SCORES:
+        for frame, known in enumerate(found):
+            truth = points[frame] if known else None
+            scores.add_landmarks(pred[frame], truth)
+            scores.add_baseline(baseline[frame], truth)
+    if nets.lm2face is not None:
+        _add_pictures(scores, clip, nets.lm2face, which, frechet, points, with_lower_face(points, pred), found, tick)
+    scores.frames = len(points)
+    tick(scores.frames)
+    return scores
+
+
+def _add_pictures(
+    scores: SplitClipScores, clip: Clip, net: Lm2Face, which: frozenset[str], frechet: FrechetScore | None,
+    points: Array, driven: Array, found: NDArray[np.bool_], tick: Tick,
+) -> None:  # fmt: skip
+    """Paint every frame of the clip with its truth's upper points and the predicted lower ones: driven (F, 131, 2)."""
+    footage = Footage(clip.face_path)
+    # making the references reads the whole file once, so a damaged one is told before any of its frames is scored
+    painter = Painter(net, points, partial(_read, footage, len(points)))
+    frames, done = footage.frames(), 0
+    while crops := list(itertools.islice(frames, BATCH)):
+        part = slice(done, done + len(crops))
+        painted = painter.paint(crops, driven[part], points[part])
+        for truth, (face, mask), known in zip(crops, painted, found[part], strict=True):
+            pred = blended(face, truth, mask)
+            scores.add_pictures("crop", which, pred if known else None, truth)
+            if "psnr" in which:
+                scores.add_hull(pred, truth if known else None, mask)
+            if frechet is not None and known:
+                frechet.add(pred, truth)
+        done += len(crops)
+        tick(done)
+
+
+def _read(footage: Footage, count: int, chosen: list[int]) -> NDArray[np.uint8]:
+    """The chosen crops, (N, 256, 256, 3), in one pass. Raises SpearError where there are not `count` frames."""
+    crops, frames = {}, 0
+    for number, frame in enumerate(footage.frames()):
+        frames += 1
+        if number in chosen:
+            crops[number] = frame
+    if frames != count:
+        raise SpearError(
+            f"{footage.path} has {frames} frames, clip.json says {count}; delete that folder and run `spear preprocess`"
+        )
+    return np.stack([crops[number] for number in chosen])
+
+
+def blended(face: Frame, crop: Frame, mask: Array) -> Frame:
+    """What a viewer would see: face * mask + crop * (1 - mask), pictures (H, W, 3) uint8, mask (H, W) in 0..1."""
+    below = crop.astype(np.float32)
+    return np.rint(below + mask[..., None] * (face - below)).astype(np.uint8)
+
+
+def split_protocol(nets: Nets, which: frozenset[str], split: str, clips: list[Clip], frames: int) -> dict[str, Any]:
+    """How the numbers of a split were measured, in words; stands over the sentences that are for two videos."""
+    config = nets.a2lm.config
+    detectors = sorted({str(read_about(clip.landmarks_path)["settings"]["detector"]) for clip in clips})
+    protocol: dict[str, Any] = {
+        "split": split,
+        "clips": len(clips),
+        "frames": frames,
+        **nets.files,
+        "detector": f"{'; '.join(detectors)}; on the 256x256 face crops",
+        "stage_1": f"lower 57 points from the clip's own audio ({config.encoder}), its upper points as {config.pose} "
+        f"pose, and {config.references} references",
+        "references": "frames of the same clip, spread over its lip opening; they are scored like all others",
+    }
+    if which & LANDMARK_SCORES:
+        protocol |= {
+            "ld": "eq. 9, predicted against detected lower 57 points, crop px over the detected face width of that "
+            "frame; no alignment",
+            "ld_baseline": "LD of the references' mean lower face, carried by the same pose",
+            "ld_skill": "1 - LD / LD of the baseline: 0 is no better than a face that does not speak",
+        }
+    if nets.lm2face is not None:
+        protocol |= {
+            "stage_2": "every frame of the clip painted from its detected upper and predicted lower points, and "
+            f"{nets.lm2face.config.references} references; blended into the true crop inside the lower face's hull",
+            "pictures": "RGB, blended against true 256x256 crop as preprocess wrote it; mean of the frames' scores",
+        }
+    if "psnr" in which:
+        protocol["psnr_hull"] = (
+            "from the squared error weighted by the blend mask; the rest of the crop is the truth's own"
+        )
+    return protocol

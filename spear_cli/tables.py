@@ -1,0 +1,162 @@
+"""Scores as tables for people, or as JSON for programs. No heavy import at the top."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from spear_cli.console import is_main_process
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from spear.scores.compare import Scores
+
+_MOST_CLIPS, _WORST = 20, 5
+_PIPED_WIDTH = 120
+"""Columns where the output is no terminal: room for whole clip names, still readable in a log."""
+_UNITS = {"ratio": "ratio", "percent": "% of face width", "px256": "px at 256"}
+_DISTANCES = {"ld": "LD", "ld_baseline": "LD of the baseline", "lvd": "LVD", "lvd_squared": "LVD squared (eq. 6)"}
+_OTHERS = {
+    "ld_skill": ("skill: 1 - LD / baseline", ""),
+    "lip_opening_r": ("lip opening: r", ""),
+    "lip_opening_amplitude": ("lip opening: amplitude / true", ""),
+    "lip_opening_best_r": ("lip opening: best r over lags", ""),
+    "lip_opening_best_lag_frames": ("lip opening: lag of the best r", "frames"),
+    "psnr_full": ("PSNR, full frame", "dB"),
+    "psnr_crop": ("PSNR, face crop", "dB"),
+    "psnr_hull": ("PSNR, blended hull", "dB"),
+    "ssim_full": ("SSIM, full frame", ""),
+    "ssim_crop": ("SSIM, face crop", ""),
+    "fid": ("FID", ""),
+}
+_PER_CLIP = {
+    "frames": "frames",
+    "ld_percent": "LD %",
+    "ld_baseline_percent": "base %",
+    "ld_skill": "skill",
+    "lvd_percent": "LVD %",
+    "lip_opening_r": "lip r",
+    "psnr_full": "PSNR full",
+    "psnr_crop": "PSNR crop",
+    "psnr_hull": "hull",
+    "ssim_crop": "SSIM",
+}
+_WORST_BY = {"ld_percent": True, "psnr_hull": False, "psnr_crop": False, "ssim_crop": False}
+"""What the worst clips are chosen by, the first that was measured, and whether a large value is a bad one."""
+
+
+def show_scores(scores: Scores, json_out: bool) -> None:
+    """Print scores on stdout: tables, protocol and notes, or with `json_out` the JSON alone.
+
+    `-` is a value that is not defined; the notes say why. Numbers are never cut, whatever the width.
+    """
+    if not is_main_process():
+        return
+    if json_out:
+        print(scores.to_json(), flush=True)
+        return
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(markup=False, highlight=False, emoji=False, width=_PIPED_WIDTH)
+    for table in (_distances(scores.values), _others(scores.values), _clips(scores.per_clip)):
+        if table is not None:
+            console.print(table)
+    _lines(console, "protocol", [f"{name}: {_words(value)}" for name, value in scores.protocol.items()])
+    _lines(console, "notes", scores.notes)
+
+
+def _distances(values: dict[str, float | None]) -> Table | None:
+    shown = [name for name in _DISTANCES if any(f"{name}_{unit}" in values for unit in _UNITS)]
+    if not shown:
+        return None
+    table = _table("distance", _UNITS.values())
+    for name in shown:
+        table.add_row(_text(_DISTANCES[name]), *(_number(values.get(f"{name}_{unit}")) for unit in _UNITS))
+    return table
+
+
+def _others(values: dict[str, float | None]) -> Table | None:
+    distances = {f"{name}_{unit}" for name in _DISTANCES for unit in _UNITS}
+    shown = [name for name in _OTHERS if name in values]
+    shown += [name for name in values if name not in distances and name not in shown]  # a new score is never hidden
+    if not shown:
+        return None
+    table = _table("score", ["value", "unit"])
+    for name in shown:
+        label, unit = _OTHERS.get(name, (name, ""))
+        table.add_row(_text(label), _number(values[name]), unit)
+    return table
+
+
+def _clips(rows: list[dict[str, Any]]) -> Table | None:
+    """A row for each clip, or only the worst ones; of a single clip the totals say it all."""
+    if len(rows) < 2:
+        return None
+    title = "clip"
+    if len(rows) > _MOST_CLIPS:
+        worst_first = _worst_first(rows)
+        title = f"worst {_WORST} of {len(rows)} clips" if worst_first else f"first {_WORST} of {len(rows)} clips"
+        rows = (worst_first or rows)[:_WORST]
+    columns = [name for name in _PER_CLIP if any(name in row for row in rows)]
+    table = _table(title, [_PER_CLIP[name] for name in columns])
+    for row in rows:
+        table.add_row(_text(str(row["clip"])), *(_number(row.get(name)) for name in columns))
+    return table
+
+
+def _worst_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for name, large_is_bad in _WORST_BY.items():
+        measured = [row for row in rows if row.get(name) is not None]
+        if measured:
+            return sorted(measured, key=lambda row: row[name], reverse=large_is_bad)
+    return []
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    """The first column may fold where room is short, numbers may not."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column(title, overflow="fold", min_width=8)
+    for name in columns:
+        table.add_column(name, justify="left" if name == "unit" else "right", no_wrap=name == "unit")
+    return table
+
+
+def _text(words: str) -> Any:
+    """A cell of user text: table cells given as str would be read as markup."""
+    from rich.text import Text
+
+    return Text(words)
+
+
+def _number(value: float | None) -> Any:
+    """Four figures, for people; the JSON has them all."""
+    from rich.text import Text
+
+    if value is None:
+        words = "-"
+    elif isinstance(value, int):
+        words = str(value)
+    elif value and abs(value) < 0.001:
+        words = f"{value:.2e}"
+    else:
+        words = f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+    return Text(words, no_wrap=True, overflow="ignore")
+
+
+def _words(value: Any) -> str:
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+def _lines(console: Console, title: str, lines: list[str]) -> None:
+    """One line each, broken by the terminal alone, so that a search over piped output finds whole sentences."""
+    if lines:
+        console.print(title, soft_wrap=True)
+    for line in lines:
+        console.print(f"  {line}", soft_wrap=True)
