@@ -66,7 +66,7 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
         return len(self.items)
 
     def __getitem__(self, place: Any) -> dict[str, Tensor]:
-        """(epoch, index) -> features (T, L, W), pose (T, 74, 2), references (R, 131, 2), truth (T, 57, 2), and real (T,):
+        """(epoch, index) -> features (T, L, W), pose (T, 74, 2), references (R, 131, 2), truth (T, 57, 2), real (T,):
         which frames exist; a clip shorter than the window is held at its last frame."""
         epoch, index = place
         random = np.random.default_rng([self.seed, epoch, index])
@@ -102,7 +102,7 @@ class FacePairs(Dataset[dict[str, Tensor]]):
         return len(self.items)
 
     def __getitem__(self, place: Any) -> dict[str, Tensor]:
-        """(epoch, index) -> target (3, 256, 256) in -1..1, points (131, 2), sketch, mask and mouth (1, 256, 256) in 0..1,
+        """(epoch, index) -> target (3, 256, 256) in -1..1, points (131, 2), sketch, mask, mouth (1, 256, 256) in 0..1,
         and ref_images, ref_points, ref_sketches with R in front."""
         epoch, index = place
         random = np.random.default_rng([self.seed, epoch, index])

@@ -52,7 +52,8 @@ class Source:
 def find_sources(videos: list[Path], layout: str = "auto") -> tuple[list[Source], list[str]]:
     """All videos below the given files and folders, sorted by id, and notes about files that are no videos.
 
-    layout: `mead` reads <M|W>NNN/video/<view>/<emotion>/level_<k>/<NNN>.mp4; `flat` takes the parent folder as the speaker; `auto` decides for each file. Raises SpearError where there is no video.
+    layout: `mead` reads <M|W>NNN/video/<view>/<emotion>/level_<k>/<NNN>.mp4; `flat` takes the parent folder as the
+    speaker; `auto` decides for each file. Raises SpearError where there is no video.
     """
     if layout not in LAYOUTS:
         raise SpearError(f"--layout {layout} is not one of {', '.join(LAYOUTS)}")

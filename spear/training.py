@@ -36,12 +36,16 @@ class InterruptedTraining(SpearError):  # noqa: N818 - an interruption is no err
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: Adam, ExponentialLR by `decay` an epoch (section 4.3). max_minutes: over all resumes."""
+    """How long and how fast (section 4.3: Adam, ExponentialLR). max_minutes: over all resumes.
+
+    final_rate: what is left of the learning rate at the end; it falls exponentially with the epochs, or with the time
+    where that ends the run.
+    """
 
     epochs: int
     batch_size: int
     learning_rate: float
-    decay: float
+    final_rate: float
     validate_every: int
     """Steps between validations."""
     seed: int = 0
@@ -175,13 +179,14 @@ class _Run:
             yield [(epoch, int(index)) for index in chosen][rank::ranks]
 
     def step(self, batch: Any) -> dict[str, float]:
-        place, epoch = self.place, self.place.step // self.steps_per_epoch
+        place = self.place
+        rate = self.schedule.learning_rate * self.schedule.final_rate ** self.share()
         torch.manual_seed(
             self.schedule.seed * 1_000_003 + place.step
         )  # dropout of a resumed run is that of an unbroken one
         for optimiser in self.task.optimisers.values():
             for group in optimiser.param_groups:
-                group["lr"] = self.schedule.learning_rate * self.schedule.decay**epoch
+                group["lr"] = rate
         for module in self.task.modules.values():
             module.train()
         batch = _to(batch, self.accelerator.device)
@@ -310,7 +315,7 @@ def _signals() -> Iterator[list[int]]:
         seen.append(number)
         signal.signal(number, before[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
         before[number] = signal.getsignal(number)
         signal.signal(number, note)
     try:

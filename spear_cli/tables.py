@@ -17,7 +17,7 @@ _MOST_CLIPS, _WORST = 20, 5
 _PIPED_WIDTH = 120
 """Columns where the output is no terminal: room for whole clip names, still readable in a log."""
 _UNITS = {"ratio": "ratio", "percent": "% of face width", "px256": "px at 256"}
-_DISTANCES = {"ld": "LD", "ld_baseline": "LD of the baseline", "lvd": "LVD", "lvd_squared": "LVD squared (eq. 6)"}
+_DISTANCES = {"ld": "LD", "ld_baseline": "LD of the baseline", "lvd": "LVD", "lvd_squared": "LVD squared (units too)"}
 _OTHERS = {
     "ld_skill": ("skill: 1 - LD / baseline", ""),
     "lip_opening_r": ("lip opening: r", ""),
@@ -31,18 +31,16 @@ _OTHERS = {
     "ssim_crop": ("SSIM, face crop", ""),
     "fid": ("FID", ""),
 }
-_PER_CLIP = {
+_CLIP_COLUMNS = {
     "frames": "frames",
     "ld_percent": "LD %",
-    "ld_baseline_percent": "base %",
     "ld_skill": "skill",
-    "lvd_percent": "LVD %",
     "lip_opening_r": "lip r",
-    "psnr_full": "PSNR full",
-    "psnr_crop": "PSNR crop",
+    "psnr_crop": "PSNR",
     "psnr_hull": "hull",
     "ssim_crop": "SSIM",
 }
+"""As many as stand beside a clip's name in 80 columns; the JSON has all."""
 _WORST_BY = {"ld_percent": True, "psnr_hull": False, "psnr_crop": False, "ssim_crop": False}
 """What the worst clips are chosen by, the first that was measured, and whether a large value is a bad one."""
 
@@ -101,8 +99,8 @@ def _clips(rows: list[dict[str, Any]]) -> Table | None:
         worst_first = _worst_first(rows)
         title = f"worst {_WORST} of {len(rows)} clips" if worst_first else f"first {_WORST} of {len(rows)} clips"
         rows = (worst_first or rows)[:_WORST]
-    columns = [name for name in _PER_CLIP if any(name in row for row in rows)]
-    table = _table(title, [_PER_CLIP[name] for name in columns])
+    columns = [name for name in _CLIP_COLUMNS if any(name in row for row in rows)]
+    table = _table(title, [_CLIP_COLUMNS[name] for name in columns])
     for row in rows:
         table.add_row(_text(str(row["clip"])), *(_number(row.get(name)) for name in columns))
     return table
@@ -117,14 +115,14 @@ def _worst_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
-    """The first column may fold where room is short, numbers may not."""
+    """Where room is short the first column gives way first."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column(title, overflow="fold", min_width=8)
     for name in columns:
-        table.add_column(name, justify="left" if name == "unit" else "right", no_wrap=name == "unit")
+        table.add_column(name, justify="left" if name == "unit" else "right", no_wrap=True)
     return table
 
 
@@ -147,7 +145,7 @@ def _number(value: float | None) -> Any:
         words = f"{value:.2e}"
     else:
         words = f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
-    return Text(words, no_wrap=True, overflow="ignore")
+    return Text(words, no_wrap=False, overflow="fold")  # in a column too narrow it goes on below, never cut
 
 
 def _words(value: Any) -> str:

@@ -82,7 +82,7 @@ def load_perceptual(path: Path) -> PerceptualLoss:
     """VGG19 or MobileNetV2 with torchvision's key names, told apart by their keys. Raises SpearError."""
     if not path.is_file():
         raise SpearError(
-            f"{path} is absent; download torchvision's {VGG19_FILE} or mobilenet_v2-b0353104.pth, give it with --perceptual"
+            f"{path} is absent; give torchvision's {VGG19_FILE} or mobilenet_v2-b0353104.pth with --perceptual"
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)

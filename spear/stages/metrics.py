@@ -76,8 +76,9 @@ def metrics(
     if frechet is not None:
         values["fid"] = frechet.value()
         notes += [*frechet.notes(), *weights_notes(weights)]
-    protocol = _protocol(which, weights, "the true crop and the blended one")
-    protocol |= split_protocol(nets, which, split, used, sum(scores.frames for scores in scored))
+    of_split = split_protocol(nets, which, split, used, sum(scores.frames for scores in scored))
+    # twice: for its place in front, and because its sentences stand over those for two videos
+    protocol = of_split | _protocol(which, weights, "the true crop and the blended one") | of_split
     return Scores(protocol, values, [scores.row() for scores in scored], notes)
 
 

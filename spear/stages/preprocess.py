@@ -113,27 +113,13 @@ def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> str:
         for frame, transform in zip(footage.frames(), transforms, strict=True):
             writer.write(warp_crop(frame, transform))
     has_audio = _write_sound(clip, source, footage, len(points))
-    clip.write_info(
-        ClipInfo(
-            source=str(source.path),
-            source_sha256=digest,
-            source_size=status.st_size,
-            source_mtime_ns=status.st_mtime_ns,
-            width=footage.width,
-            height=footage.height,
-            frames=len(points),
-            crop=transforms.tolist(),
-            missing=missing,
-            has_audio=has_audio,
-            speaker=source.speaker,
-            view=source.view,
-            emotion=source.emotion,
-            level=source.level,
-            split=job.split,
-            split_rule=job.split_rule,
-            settings=settings,
-        )  # fmt: skip
-    )
+    known = {name: getattr(source, name) for name in ("speaker", "view", "emotion", "level")}
+    info = ClipInfo(
+        source=str(source.path), source_sha256=digest, source_size=status.st_size, source_mtime_ns=status.st_mtime_ns,
+        width=footage.width, height=footage.height, frames=len(points), crop=transforms.tolist(), missing=missing,
+        has_audio=has_audio, split=job.split, split_rule=job.split_rule, settings=settings, **known,
+    )  # fmt: skip
+    clip.write_info(info)
     return clip.id
 
 

@@ -25,8 +25,8 @@ from spear.scores.landmark import landmark_distance, landmark_velocity_distance,
 from spear.training import Schedule, Task, fit
 
 SCHEDULES = {
-    "small": Schedule(epochs=150, batch_size=32, learning_rate=1e-3, decay=0.98, validate_every=100),
-    "paper": Schedule(epochs=200, batch_size=32, learning_rate=1e-4, decay=0.99, validate_every=500),
+    "small": Schedule(epochs=150, batch_size=32, learning_rate=1e-3, final_rate=0.05, validate_every=100),
+    "paper": Schedule(epochs=200, batch_size=32, learning_rate=1e-4, final_rate=0.1, validate_every=500),
 }
 
 

@@ -44,10 +44,10 @@ class Weights:
 
 PRESETS = {
     "small": (
-        Schedule(epochs=60, batch_size=8, learning_rate=1e-3, decay=0.94, validate_every=100),
+        Schedule(epochs=12, batch_size=8, learning_rate=1e-3, final_rate=0.05, validate_every=100),
         Weights(reconstruction=10.0, perceptual=1.0, gan=0.03, mouth=10.0, critic_from=0.5),
     ),
-    "paper": (Schedule(epochs=300, batch_size=32, learning_rate=1e-4, decay=0.99, validate_every=1000), Weights()),
+    "paper": (Schedule(epochs=300, batch_size=32, learning_rate=1e-4, final_rate=0.1, validate_every=1000), Weights()),
 }
 _SHEET_ROWS = 8
 
