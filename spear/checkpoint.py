@@ -51,7 +51,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     about = read_about(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    if _digest(tensors) != about["sha256"]:
+    if _digest(tensors) != about.get("sha256"):
         raise SpearError(f"{path} is damaged: its checksum does not match; make it again or restore a copy")
     return tensors, about
 

@@ -21,6 +21,8 @@ def whole(path: Path) -> Iterator[Path]:
     The suffix is kept, since encoders choose the container by it. Raises SpearError where the folder cannot be written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise SpearError(f"cannot write {path}: it is a folder; choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)

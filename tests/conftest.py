@@ -20,7 +20,7 @@ _MOUTH, _MOUTH_REACH = (161.5, 147.0), (32.0, 16.0)
 
 
 def portrait() -> NDArray[np.uint8]:
-    """Head and shoulders of skimage's astronaut, (320, 320, 3) uint8; the face is 92 px wide, its mouth a little open."""
+    """Head and shoulders of skimage's astronaut, (320, 320, 3) uint8; the face is 92 px wide."""
     return np.ascontiguousarray(astronaut()[0:320, 62:382])
 
 

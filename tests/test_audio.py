@@ -152,7 +152,7 @@ def test_bad_sound_gets_one_line(tmp_path: Path) -> None:
         assert str(caught.value) == f"{tmp_path / name} {complaint}"
     with pytest.raises(UnusableClip, match=r"cut\.flac is damaged after \d+ frames \(.*\); cut or replace it$"):
         load_audio(tmp_path / "cut.flac")
-    with pytest.raises(UnusableClip, match="is a folder; give a file with speech$"):
+    with pytest.raises(UnusableClip, match=r"is a folder; give a file with speech$"):
         load_audio(tmp_path)
 
 

@@ -1,7 +1,8 @@
-"""Promises of spear.video, tried on footage whose every frame carries its own number as a row of black and white bars."""
+"""Promises of spear.video, tried on footage whose frames carry their number as a row of black and white bars."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import struct
 from collections.abc import Callable
@@ -112,8 +113,8 @@ def test_25_fps_shows_what_is_on_screen_in_the_middle_of_each_frame_from_any_pla
     count = int(2 * rate)
     footage = Footage(make(tmp_path / name, count, **how))
     whole = list(footage.frames())
-    # 1 ms: what containers round their times to
-    wanted = [int(min(count - 1, (Fraction(2 * i + 1, 50) + Fraction(1, 1000)) * rate)) for i in range(len(whole))]
+    late = Fraction(1, 1000)  # what containers round their times to
+    wanted = [min(count - 1, math.floor((Fraction(2 * i + 1, 50) + late) * rate)) for i in range(len(whole))]
     off = [(i, number(frame), n) for i, (frame, n) in enumerate(zip(whole, wanted, strict=True)) if number(frame) != n]
     assert len(whole) == round(count / rate * 25)
     assert len(off) <= (1 if rate.denominator > 1 else 0), off  # there the rounding can tip one frame over
@@ -341,7 +342,18 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
         Footage(tmp_path / "song.mp3")
 
 
-NAMES = ["with space", "quo'te\"s", "-dash", "co:lon", "ünï😀", "%03d", "[a]*?{b,c}", "concat:a|b", "http:x.example", "a#b?c=d"]
+NAMES = [
+    "with space",
+    "quo'te\"s",
+    "-dash",
+    "co:lon",
+    "ünï😀",
+    "%03d",
+    "[a]*?{b,c}",
+    "concat:a|b",
+    "http:x.example",
+    "a#b?c=d",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -387,37 +399,39 @@ def test_sound_starts_with_the_picture_and_is_never_longer(
     assert np.abs(samples).max() == pytest.approx(0.8, abs=0.05)
 
 
-def test_an_error_while_writing_is_the_one_that_arrives(tmp_path: Path) -> None:
-    write_wav(tmp_path / "a.wav", click(2, 1))
-    for frames in (0, 1, 50):
-        with (
-            pytest.raises(RuntimeError, match="^mine$"),
-            VideoWriter(tmp_path / "a.mp4", WIDTH, HEIGHT, tmp_path / "a.wav") as writer,
-        ):
-            for k in range(frames):
-                writer.write(picture(k))
+def write(path: Path, frames: list[Picture], size: int, sound: Path | None = None, fail: bool = False) -> None:
+    with VideoWriter(path, size, size, sound, crf=1) as writer:
+        for frame in frames:
+            writer.write(frame)
+        if fail:
             raise RuntimeError("mine")
 
 
+@pytest.mark.parametrize("count", [0, 1, 50])
+def test_an_error_while_writing_is_the_one_that_arrives(tmp_path: Path, count: int) -> None:
+    write_wav(tmp_path / "a.wav", click(2, 1))
+    with pytest.raises(RuntimeError, match="mine"):
+        write(tmp_path / "a.mp4", [picture(k, 64, 64) for k in range(count)], 64, tmp_path / "a.wav", fail=True)
+
+
 def test_what_cannot_be_written_gets_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SpearError) as caught:
-        VideoWriter(tmp_path / "a.gif", 64, 64)
-    names = ".mp4, .mov, .m4v, .mkv"
-    assert str(caught.value) == f"{tmp_path / 'a.gif'} cannot be written as video; choose a name that ends in {names}"
-    (tmp_path / "full.mp4").symlink_to("/dev/full")
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    with pytest.raises(SpearError) as caught, VideoWriter(tmp_path / "full.mp4", 256, 256, crf=1) as writer:
-        for _ in range(60):
-            writer.write(noise)
-    what = "no space left on device; free disk space or choose another folder"
-    assert str(caught.value) == f"cannot write {tmp_path / 'full.mp4'}: {what}"
-    with pytest.raises(SpearError, match=r"^no frame was given for .*none\.mp4"), VideoWriter(tmp_path / "none.mp4", 64, 64):
-        pass
-    with VideoWriter(tmp_path / "a.mp4", 64, 64) as writer, pytest.raises(ValueError, match="shape"):
-        writer.write(picture(0, 64, 64))
-        writer.write(picture(0))
+    (tmp_path / "full.mp4").symlink_to("/dev/full")
+    no_space = "no space left on device; free disk space or choose another folder"
+    complaints = {
+        "a.gif": f"{tmp_path}/a.gif cannot be written as video; choose a name that ends in .mp4, .mov, .m4v, .mkv",
+        "full.mp4": f"cannot write {tmp_path}/full.mp4: {no_space}",
+    }
+    for name, complaint in complaints.items():
+        with pytest.raises(SpearError) as caught:
+            write(tmp_path / name, [noise] * 60, 256)
+        assert str(caught.value) == complaint
+    with pytest.raises(SpearError, match=r"^no frame was given for .*; give sound or footage that is longer$"):
+        write(tmp_path / "none.mp4", [], 256)
+    with pytest.raises(ValueError, match="shape"):
+        write(tmp_path / "two sizes.mp4", [noise, noise[:200]], 256)
     with pytest.raises(UnusableClip, match=r"absent\.wav does not exist; give a file with speech$"):
-        VideoWriter(tmp_path / "b.mp4", 64, 64, tmp_path / "absent.wav")
+        write(tmp_path / "b.mp4", [noise], 256, sound=tmp_path / "absent.wav")
     assert not (tmp_path / "b.mp4").exists()
 
 

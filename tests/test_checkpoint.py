@@ -1,0 +1,95 @@
+"""Promises of spear.checkpoint: tensor files that describe themselves, equal for equal content, safe against damage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from spear.checkpoint import load_checkpoint, read_about, read_tensors, save_checkpoint, save_tensors
+from spear.errors import SpearError
+
+
+def complaint(call: object, *arguments: object) -> str:
+    assert callable(call)
+    with pytest.raises(SpearError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_saved_is_read(tmp_path: Path) -> None:
+    tensors = {
+        "weight": torch.arange(6, dtype=torch.float32).reshape(2, 3).T,  # not contiguous
+        "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+        "scalar": torch.tensor(7),
+        "empty": torch.zeros(0, 4),
+        "mask": torch.tensor([True, False]),
+    }
+    save_tensors(tmp_path / "a.safetensors", tensors, {"made": "by hand", "list": [1, 2]})
+    back, about = read_tensors(tmp_path / "a.safetensors")
+    assert about["made"] == "by hand"
+    assert about["list"] == [1, 2]
+    assert set(back) == set(tensors)
+    for name, tensor in tensors.items():
+        assert back[name].dtype == tensor.dtype
+        assert torch.equal(back[name], tensor)
+
+
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
+    one, two = torch.ones(3), torch.zeros(2)
+    save_tensors(tmp_path / "a.safetensors", {"x": one, "y": two}, {"p": 1, "q": {"r": 2, "s": 3}})
+    save_tensors(tmp_path / "b.safetensors", {"y": two, "x": one}, {"q": {"s": 3, "r": 2}, "p": 1})
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"x": torch.zeros(100)}, {})
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    damaged = f"{path} is damaged: its checksum does not match; make it again or restore a copy"
+    assert complaint(read_tensors, path) == damaged
+    assert read_about(path)["format"] == 1  # the description is still there
+
+
+def test_files_that_are_no_checkpoints_get_one_line(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.safetensors"
+    save_tensors(whole, {"x": torch.zeros(100)}, {})
+    (tmp_path / "cut.safetensors").write_bytes(whole.read_bytes()[:-9])
+    (tmp_path / "text.safetensors").write_text("these are no tensors, but enough letters for a header\n")
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    for name in ("cut", "text", "empty"):
+        path = tmp_path / f"{name}.safetensors"
+        message = complaint(read_tensors, path)
+        assert message.startswith(f"{path} is not a readable safetensors file (")
+        assert message.endswith("); make it again")
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"x": torch.zeros(1)}, foreign)
+    assert complaint(read_tensors, foreign) == (
+        f"{foreign} was not written by spear; give a file that a spear command made"
+    )
+    old = tmp_path / "old.safetensors"
+    save_file({"x": torch.zeros(1)}, old, metadata={"spear": '{"format": 0}'})
+    assert complaint(read_tensors, old) == f"{old} has format 0, this spear reads format 1; make it again"
+    assert complaint(read_tensors, tmp_path / "absent").startswith(f"{tmp_path / 'absent'} does not exist")
+
+
+def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a2lm.safetensors"
+    save_checkpoint(path, "a2lm", {"width": 8}, {"w": torch.ones(2)}, step=30)
+    weights, about = load_checkpoint(path, "a2lm")
+    assert torch.equal(weights["w"], torch.ones(2))
+    assert (about["kind"], about["config"], about["step"]) == ("a2lm", {"width": 8}, 30)
+    assert complaint(load_checkpoint, path, "lm2face") == (
+        f"{path} holds a checkpoint of kind 'a2lm', 'lm2face' is needed here; give that one"
+    )
+
+
+def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, {"not JSON": {1, 2}})
+    assert list(tmp_path.iterdir()) == []
