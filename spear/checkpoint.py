@@ -64,7 +64,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Weights and description of a net of this kind. Raises SpearError where the file holds another kind."""
+    """Weights and description of a net of this kind. Raises SpearError where the file is absent or of another kind."""
+    if not path.is_file():
+        raise SpearError(
+            f"no {path.name} in {path.parent}; run `spear train-{kind}` first, or give another folder with --models"
+        )
     weights, about = read_tensors(path)
     if about.get("kind") != kind:
         raise SpearError(

@@ -45,7 +45,7 @@ class FaceTracker:
 
     def __init__(self, choice: str | int = "largest") -> None:
         """Raises SpearError for a choice that is neither `largest` nor a number from 0 on."""
-        if choice != "largest" and not str(choice).isdigit():
+        if choice != "largest" and not str(choice).isdecimal():
             raise SpearError(f"--face {choice} is neither `largest` nor a number from 0 on (0 is the leftmost face)")
         self._choice = choice
         self._meshes = contextlib.ExitStack()
@@ -152,8 +152,8 @@ def follow_face(
     missing = [i for i, points in enumerate(found) if points is None]
     if len(missing) == len(found) and tracker.faces_seen:
         raise UnusableClip(
-            f"{footage.path} shows {tracker.faces_seen} face(s), none has number {choice}; "
-            f"give --face 0 to {tracker.faces_seen - 1}, or largest"
+            f"{footage.path} has no face number {choice}; it shows {tracker.faces_seen}: give --face largest, "
+            f"or a number below {tracker.faces_seen}"
         )
     if len(missing) == len(found):
         raise UnusableClip(

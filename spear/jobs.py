@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,19 +25,29 @@ def run_each(
                 yield item, error
         return
     import dask
-    from distributed import Client, LocalCluster, as_completed
+    from distributed import Client, KilledWorker, LocalCluster, as_completed
 
-    settings = {"distributed.scheduler.allowed-failures": 1, "distributed.logging.distributed": "error",
-                "distributed.worker.memory.terminate": False}  # fmt: skip
+    def outcome(future: Any) -> Result | Exception:
+        failure = future.exception()
+        return future.result() if failure is None else failure
+
+    settings = {"distributed.scheduler.allowed-failures": 0, "distributed.logging.distributed": "error"}
+    workers = {"n_workers": min(jobs, len(items)), "threads_per_worker": 1, "memory_limit": 0}
     with (
         dask.config.set(settings),
-        LocalCluster(
-            n_workers=min(jobs, len(items)), threads_per_worker=1, dashboard_address=None, silence_logs=50
-        ) as cluster,
+        LocalCluster(**workers, dashboard_address=None, silence_logs=50) as cluster,
         Client(cluster) as client,
     ):
         futures = {client.submit(function, item, pure=False): item for item in items}
+        near_a_crash = []
         for future in as_completed(futures):
-            failure = future.exception() if future.status == "error" else None
-            yield futures[future], future.result() if failure is None else failure
+            result = outcome(future)
+            if isinstance(result, KilledWorker):
+                near_a_crash.append(futures[future])
+            else:
+                yield futures[future], result
             future.release()
+        for item in near_a_crash:  # dask blames all that waited for the dead process; alone, the innocent come through
+            result = outcome(client.submit(function, item, pure=False))
+            died = isinstance(result, KilledWorker)
+            yield item, RuntimeError("its worker process died (out of memory, or a crash)") if died else result

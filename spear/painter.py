@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from numpy.typing import NDArray
 
 from spear.face import Frame
@@ -17,11 +16,13 @@ from spear.points import Array, spread_over_opening
 BATCH = 8
 
 
-def bf16_pays(device: torch.device) -> bool:
-    """Whether the device computes in bf16; CPUs without avx512_bf16 or amx emulate it, slower than float32."""
+def half_precision(device: torch.device) -> torch.autocast:
+    """Convolutions inside compute in bf16, where the device can: CPUs without avx512_bf16 emulate it, slower."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        pays = torch.cuda.is_bf16_supported()
+    else:
+        pays = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=pays)
 
 
 class Painter:
@@ -29,18 +30,14 @@ class Painter:
 
     def __init__(self, net: Lm2Face, points: Array, read: Callable[[list[int]], NDArray[np.uint8]]) -> None:
         """points: (F, 131, 2) crop px of all frames that may be references; read: their crops (N, 256, 256, 3)."""
-        self._device = Accelerator().device
+        self._device = PartialState().device
         self._net = net.to(self._device)
         net.vae.to(self._device)
-        self._half = bf16_pays(self._device)
         chosen = spread_over_opening(points, net.config.references)
         faces = points[chosen]
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), half_precision(self._device):
             tensors = (image_tensor(read(chosen)), torch.from_numpy(faces), sketch_tensor(faces))
             self._references = net.make_references(*(t[None].to(self._device) for t in tensors))
-
-    def _autocast(self) -> Any:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._half)
 
     def paint(self, crops: list[Frame], driven: Array, own: Array) -> list[tuple[Frame, Array]]:
         """Faces for N frames: crops (256, 256, 3) uint8 of the ref, driven (N, 131, 2): its points with the predicted
@@ -50,7 +47,7 @@ class Painter:
         references = self._references._replace(**{
             name: value.expand(count, *value.shape[1:]) for name, value in self._references._asdict().items()
         })  # fmt: skip
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), half_precision(self._device):
             inputs = (image_tensor(images), torch.from_numpy(driven), sketch_tensor(driven))
             lower, _ = self._net(*(t.to(self._device) for t in inputs), references)
         lower = ((lower.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -70,7 +70,7 @@ def find_sources(videos: list[Path], layout: str = "auto") -> tuple[list[Source]
             sources[source.id] = source
     if not sources:
         raise SpearError(
-            f"no video in {', '.join(map(str, videos))}; give a folder with {' '.join(sorted(_VIDEO)[:6])} ... files"
+            f"no video in {', '.join(map(str, videos))}; give a folder with .mp4, .mov, .mkv, .webm, .avi, .mpg ... files"
         )
     notes = [
         f"{count} {suffix or 'nameless'} file(s) passed over: not a video"

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from spear.checkpoint import read_tensors, save_tensors
 from spear.errors import SpearError
+from spear.files import write_text
 from spear.progress import Progress
 
 AUTOSAVE_SECONDS = 120.0
@@ -104,13 +105,13 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
         return place.figures
     started, last_saved = time.monotonic() - place.seconds, time.monotonic()
     loader: DataLoader[Any] = DataLoader(
-        task.data, batch_sampler=list(run.batches()), num_workers=task.workers,  # type: ignore[arg-type]
-        prefetch_factor=4 if task.workers else None,
+        task.data, batch_sampler=run.batches(), num_workers=task.workers,  # type: ignore[arg-type]
+        prefetch_factor=4 if task.workers else None, worker_init_fn=_ignore_signals,
     )  # fmt: skip
-    with _signals() as stop, run.log():
-        for batch in loader:
+    with _signals() as signals, run.log():
+        for batch in _told_plainly(loader):
             losses = run.step(batch)
-            place.seconds = time.monotonic() - started
+            losses, place.seconds, stop = run.agree(losses, time.monotonic() - started, signals)
             run.write({"step": place.step, "seconds": round(place.seconds, 2), **losses})
             progress(*run.shown(), " ".join(f"{name} {value:.4g}" for name, value in losses.items()))
             over = run.is_over()
@@ -121,7 +122,7 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
                 last_saved = time.monotonic()
             if stop:
                 raise InterruptedTraining(
-                    f"stopped after step {place.step}; run the same command again to go on", 128 + stop[0]
+                    f"stopped after step {place.step}; run the same command again to go on", 128 + stop
                 )
             if over:
                 break
@@ -146,18 +147,19 @@ class _Run:
     def __post_init__(self) -> None:
         if len(self.task.data) == 0:
             raise SpearError(f"nothing to train {self.task.name} on: the train split is empty; preprocess more videos")
-        self.batch = min(self.schedule.batch_size, len(self.task.data))
+        ranks = self.accelerator.num_processes
+        self.batch = min(self.schedule.batch_size, len(self.task.data)) // ranks * ranks
+        if self.batch == 0:
+            raise SpearError(f"{self.task.name} has a batch of less than {ranks} samples; start fewer processes")
         self.steps_per_epoch = len(self.task.data) // self.batch
         self.total = self.schedule.epochs * self.steps_per_epoch
 
     def share(self) -> float:
         """How much of the training is done, by steps or by time, whichever ends first."""
         by_steps = self.place.step / self.total
-        return (
-            by_steps
-            if self.schedule.max_minutes is None
-            else max(by_steps, self.place.seconds / 60 / self.schedule.max_minutes)
-        )
+        if self.schedule.max_minutes is None:
+            return by_steps
+        return max(by_steps, self.place.seconds / 60 / self.schedule.max_minutes)
 
     def is_over(self) -> bool:
         return self.share() >= 1
@@ -170,10 +172,10 @@ class _Run:
 
     def batches(self) -> Iterator[list[tuple[int, int]]]:
         """This process's part of every batch from the current step on: a pure function of seed, epoch and position."""
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        for step in range(self.place.step, self.total):
+        rank, ranks, start = self.accelerator.process_index, self.accelerator.num_processes, self.place.step
+        for step in range(start, self.total):
             epoch, position = divmod(step, self.steps_per_epoch)
-            if position == 0 or step == self.place.step:
+            if position == 0 or step == start:
                 order = np.random.default_rng([self.schedule.seed, epoch]).permutation(len(self.task.data))
             chosen = order[position * self.batch : (position + 1) * self.batch]
             yield [(epoch, int(index)) for index in chosen][rank::ranks]
@@ -181,9 +183,8 @@ class _Run:
     def step(self, batch: Any) -> dict[str, float]:
         place = self.place
         rate = self.schedule.learning_rate * self.schedule.final_rate ** self.share()
-        torch.manual_seed(
-            self.schedule.seed * 1_000_003 + place.step
-        )  # dropout of a resumed run is that of an unbroken one
+        # dropout of a resumed run is that of an unbroken one
+        torch.manual_seed(self.schedule.seed * 1_000_003 + place.step)
         for optimiser in self.task.optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = rate
@@ -192,14 +193,29 @@ class _Run:
         batch = _to(batch, self.accelerator.device)
         losses = {name: float(value.detach()) for name, value in self.task.step(batch, self.share()).items()}
         place.step += 1
-        broken = [name for name, value in losses.items() if not math.isfinite(value)]
-        if broken:
-            raise SpearError(
-                f"{self.task.name}: {broken[0]} is not finite at step {place.step}; "
-                f"the last good state is {self.state}, go on from it with a lower --learning-rate"
-            )
         self.average.step(_averaged(self.task).parameters())
         return losses
+
+    def agree(
+        self, losses: dict[str, float], seconds: float, signals: list[int]
+    ) -> tuple[dict[str, float], float, int]:
+        """What all processes go by: the mean losses, the longest time, the signal (0: none) that one of them got.
+
+        Clocks and signals differ between them, and one that stopped alone would leave the others waiting for it.
+        Raises SpearError for a loss that is not finite.
+        """
+        mine = [*losses.values(), seconds, float(signals[0] if signals else 0)]
+        rows = self.accelerator.gather(torch.tensor([mine], device=self.accelerator.device))
+        losses = dict(zip(losses, rows[:, :-2].mean(0).tolist(), strict=True))
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                best = self.models / f"{self.task.name}.safetensors"
+                kept = "" if math.isinf(self.place.best) else f"; {best} is the best until then"
+                raise SpearError(
+                    f"{self.task.name}: {name} is not finite at step {self.place.step}; "
+                    f"begin anew with --restart and a lower --learning-rate{kept}"
+                )
+        return losses, float(rows[:, -2].max()), int(rows[:, -1].max())
 
     def validate(self) -> None:
         net, place = _averaged(self.task), self.place
@@ -255,11 +271,10 @@ class _Run:
         path = self.models / f"{self.task.name}.log.jsonl"
         old = path.read_text().splitlines() if path.exists() and self.place.step else []
         kept = [line for line in old if line.endswith("}") and json.loads(line)["step"] <= self.place.step]
-        path.write_text("".join(line + "\n" for line in kept))
-        with path.open("a") as self._lines:
-            self._board = SummaryWriter(str(self.models / "tensorboard" / self.task.name), purge_step=self.place.step)
+        write_text(path, "".join(line + "\n" for line in kept))
+        board = SummaryWriter(str(self.models / "tensorboard" / self.task.name), purge_step=self.place.step + 1)
+        with path.open("a") as self._lines, board as self._board:
             yield
-            self._board.close()
 
     def write(self, row: dict[str, float]) -> None:
         if self._lines is None or self._board is None:
@@ -303,6 +318,20 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _to(batch: Any, device: torch.device) -> Any:
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def _told_plainly(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches; an error from a worker process comes with its traceback as text, of which the user gets the end."""
+    try:
+        yield from loader
+    except SpearError as error:
+        raise SpearError(str(error).strip().splitlines()[-1].partition("Error: ")[2] or str(error)) from error
+
+
+def _ignore_signals(worker: int) -> None:
+    """Loader processes leave it to the trainer to stop them: a signal to the whole group must not kill them first."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

@@ -219,10 +219,12 @@ class VideoWriter:
         crf: int = 18,
         random_access: bool = False,
         pixel_aspect: Fraction | int = 1,
+        comment: str = "",
     ) -> None:
         """sound: a file whose audio track becomes AAC; random_access: many key frames and fixed bytes, for face.mp4.
 
         pixel_aspect: width over height of one pixel, that of the footage where frames are written as they were read.
+        comment: goes into the file's metadata.
         Raises UnusableClip where `sound` has none, SpearError where `path` cannot be written.
         """
         self.path = Path(path)
@@ -234,6 +236,7 @@ class VideoWriter:
         with self._told():
             options = {} if suffix == ".mkv" else {"movflags": "+faststart"}
             self._container = av.open(f"file:{path}", "w", options=options)
+        self._container.metadata["comment"] = comment
         self._video: Any = self._container.add_stream("libx264", rate=FPS)
         self._video.width, self._video.height = width + width % 2, height + height % 2
         self._video.pix_fmt = "yuv420p"

@@ -242,14 +242,14 @@ def metrics(
     json_out: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")] = False,
 ) -> None:
     """Score a rendered video against the truth, or the trained models on the test split."""
+    if (pred is None) != (truth is None):
+        raise typer.BadParameter("give both PRED and TRUTH, or neither for the test split")
     from spear.stages.metrics import compare_videos
     from spear.stages.metrics import metrics as stage
     from spear_cli.tables import show_scores
 
     chosen = {"ld": ld, "lvd": lvd, "psnr": psnr, "ssim": ssim, "fid": fid}
     which = frozenset(name for name, wanted in chosen.items() if wanted) or frozenset({"ld", "lvd", "psnr", "ssim"})
-    if (pred is None) != (truth is None):
-        raise typer.BadParameter("give both PRED and TRUTH, or neither for the test split")
     with progress_bar("metrics") as progress:
         if pred is not None and truth is not None:
             scores = compare_videos(pred, truth, which, inception_weights, progress)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from spear.scores.compare import Scores
 
 _MOST_CLIPS, _WORST = 20, 5
+_LEAST_NAME = 12
+"""Columns for the name of a clip, which folds."""
 _PIPED_WIDTH = 120
 """Columns where the output is no terminal: room for whole clip names, still readable in a log."""
 _UNITS = {"ratio": "ratio", "percent": "% of face width", "px256": "px at 256"}
@@ -60,7 +62,7 @@ def show_scores(scores: Scores, json_out: bool) -> None:
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console = Console(markup=False, highlight=False, emoji=False, width=_PIPED_WIDTH)
-    for table in (_distances(scores.values), _others(scores.values), _clips(scores.per_clip)):
+    for table in (_distances(scores.values), _others(scores.values), _clips(scores.per_clip, console.width)):
         if table is not None:
             console.print(table)
     _lines(console, "protocol", [f"{name}: {_words(value)}" for name, value in scores.protocol.items()])
@@ -90,7 +92,7 @@ def _others(values: dict[str, float | None]) -> Table | None:
     return table
 
 
-def _clips(rows: list[dict[str, Any]]) -> Table | None:
+def _clips(rows: list[dict[str, Any]], width: int) -> Table | None:
     """A row for each clip, or only the worst ones; of a single clip the totals say it all."""
     if len(rows) < 2:
         return None
@@ -100,10 +102,18 @@ def _clips(rows: list[dict[str, Any]]) -> Table | None:
         title = f"worst {_WORST} of {len(rows)} clips" if worst_first else f"first {_WORST} of {len(rows)} clips"
         rows = (worst_first or rows)[:_WORST]
     columns = [name for name in _CLIP_COLUMNS if any(name in row for row in rows)]
+    room = width - _LEAST_NAME  # as many columns as leave room for the name of the clip
+    while columns and sum(_column_width(name, rows) for name in columns) > room:
+        columns.pop()
     table = _table(title, [_CLIP_COLUMNS[name] for name in columns])
     for row in rows:
         table.add_row(_text(str(row["clip"])), *(_number(row.get(name)) for name in columns))
     return table
+
+
+def _column_width(name: str, rows: list[dict[str, Any]]) -> int:
+    """Characters of the widest cell and the space beside it."""
+    return 3 + max(len(_CLIP_COLUMNS[name]), *(len(_number(row.get(name))) for row in rows))
 
 
 def _worst_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -120,7 +130,7 @@ def _table(title: str, columns: Iterable[str]) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column(title, overflow="fold", min_width=8)
+    table.add_column(title, overflow="fold")
     for name in columns:
         table.add_column(name, justify="left" if name == "unit" else "right", no_wrap=True)
     return table

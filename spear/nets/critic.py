@@ -7,7 +7,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 
 class Critic(nn.Module):
-    """Pictures (B, 3, H, W) in -1..1 -> scores (B, 1, H/8, W/8); each score sees 46 x 46 px."""
+    """Pictures (B, 3, H, W) in -1..1 -> scores (B, 1, H/8, W/8); each score sees 38 x 38 px."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from spear.clip import CROP
 from spear.face import MASK_ROW
 from spear.nets.spade_net import Aligned, SpadeNet, SpadeNetConfig, build_spade_net, landmark_flow
-from spear.points import JAW, OVAL, Array, draw_sketch
+from spear.points import OVAL, Array, draw_sketch
 
 CELL = 8
 """Picture px to a latent cell, in both autoencoders."""
@@ -26,6 +26,8 @@ _FIRST_ROW = 12
 """Small preset: latent rows above are not touched by the mask; leaving them out saves a third of the work."""
 _BORDER = 2
 """Latent rows next to a cut that are decoded but not shown: the decoder sees nothing beyond the cut."""
+_HULL_SCALE = np.array([0.94, 1.03], np.float32)
+"""The blend stays inside the cheeks, where hair and background begin, and reaches a little below the chin."""
 
 
 class VAE(Protocol):
@@ -164,10 +166,12 @@ def blend_mask(faces: list[Array]) -> Array:
     """
     canvas = np.zeros((CROP, CROP), np.uint8)
     for points in faces:
-        hull = cv2.convexHull(np.round(points[[*OVAL[3:-3], *JAW]]).astype(np.int32))
-        cv2.fillConvexPoly(canvas, hull, 255)
-    canvas = cv2.dilate(canvas, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
+        outline = points[OVAL[3:-3]]
+        middle = np.array([outline[:, 0].mean(), MASK_ROW], np.float32)
+        hull = (outline - middle) * _HULL_SCALE + middle
+        cv2.fillConvexPoly(canvas, cv2.convexHull(np.round(hull).astype(np.int32)), 255)
     canvas[: MASK_ROW - 2] = 0
+    canvas[-12:] = canvas[:, :12] = canvas[:, -12:] = 0  # a jaw at the crop's edge must fade inside it, too
     soft = cv2.GaussianBlur(canvas, (0, 0), 5.0).astype(np.float32) / 255
     soft[: (_FIRST_ROW + _BORDER) * CELL] = 0
     return soft

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,14 @@ class KLAutoencoder(nn.Module):
 
 
 def load_kl_autoencoder(source: str = DEFAULT) -> KLAutoencoder:
-    """From a folder, or a hub id in the cache or within reach. Raises SpearError naming what is missing."""
+    """From a folder, or a hub id in the cache; never goes to the network. Raises SpearError naming what is missing."""
     from diffusers import AutoencoderKL
 
     try:
-        net, info = AutoencoderKL.from_pretrained(source, use_safetensors=True, output_loading_info=True)
+        with warnings.catch_warnings(action="ignore"):  # diffusers passes the hub an option that it has given up
+            net, info = AutoencoderKL.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True, local_files_only=True
+            )
     except (OSError, ValueError) as error:
         raise SpearError(
             f"the autoencoder {source} is neither a folder nor in the hub's cache; "

@@ -36,10 +36,11 @@ def landmarks(clips: Path, detector: str = "mediapipe", jobs: int = 1, progress:
     work = [clip for clip in found if not clip.fits(clip.landmarks_path, settings)]
     report.kept = len(found) - len(work)
     for clip, result in run_each(partial(_detect_clip, detector=detector, settings=settings), work, jobs):
-        if isinstance(result, UnusableClip):
-            report.skipped.append((clip.id, str(result)))
-        elif isinstance(result, Exception):
+        if isinstance(result, SpearError) and not isinstance(result, UnusableClip):
             raise result
+        if isinstance(result, Exception):
+            name = "" if isinstance(result, UnusableClip) else f"{type(result).__name__}: "
+            report.skipped.append((clip.id, f"{name}{result}"))
         else:
             report.done += 1
         progress(report.done + len(report.skipped), len(work), clip.id)

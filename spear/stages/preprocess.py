@@ -90,6 +90,8 @@ def _is_done(clip: Clip, job: _Job, settings: dict[str, Any]) -> bool:
         return False
     if info.settings != settings or not _same_source(info, job.source.path):
         return False
+    if info.has_audio and not clip.audio_path.exists():
+        return False
     if info.split_rule != job.split_rule:
         clip.write_info(replace(info, split=job.split, split_rule=job.split_rule))
     return True
@@ -104,11 +106,11 @@ def _same_source(info: ClipInfo, path: Path) -> bool:
 
 def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> str:
     source, clip = job.source, Clip(clips / job.source.id)
+    clip.info_path.unlink(missing_ok=True)  # an older clip that no longer fits must not stand in for one left out
     status, digest = source.path.stat(), sha256_of(source.path)
     footage = Footage(source.path)
     points, missing = follow_face(footage, settings["face"], settings["on_missing_face"])
     transforms = crop_transform(points)
-    clip.info_path.unlink(missing_ok=True)  # from here on the folder is not whole until it is written again
     with whole(clip.face_path) as temporary, VideoWriter(temporary, 256, 256, crf=12, random_access=True) as writer:
         for frame, transform in zip(footage.frames(), transforms, strict=True):
             writer.write(warp_crop(frame, transform))

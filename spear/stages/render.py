@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 
 from spear.audio import fit_to_frames, frames_of, load_audio
@@ -24,10 +25,13 @@ from spear.pretrained.audio_encoders import load_encoder
 from spear.progress import Progress, no_progress
 from spear.stages.train_a2lm import load_a2lm
 from spear.stages.train_lm2face import load_lm2face
+from spear.version import __version__
 from spear.video import Footage, VideoWriter, ping_pong_index
 
 PACKAGED = Path(__file__).parent.parent / "weights"
 CONTAINERS = (".mp4", ".mov", ".mkv")
+COMMENT = f"Synthetic face: made with SPEAR {__version__}"
+"""Stands in the metadata of every rendered file."""
 _LEAST_ANALYSED = 250
 """Frames of a long ref that are looked at even for short speech: references want an open mouth."""
 
@@ -82,7 +86,8 @@ def render(
         driven = _speak(a2lm, fit_to_frames(samples, frames), points, order, encoder_weights)
         seconds["landmarks"] = time.monotonic() - started - sum(seconds.values())
         painter = Painter(lm2face, points, lambda chosen: _crops(footage, transforms, chosen))
-        with VideoWriter(temporary, footage.width, footage.height, sound=audio) as writer:
+        size = (footage.width, footage.height)
+        with VideoWriter(temporary, *size, audio, pixel_aspect=footage.pixel_aspect, comment=COMMENT) as writer:
             work = zip(footage.ping_pong(frames), order, driven, strict=True)
             done = 0
             for batch in _batched(work, BATCH):
@@ -109,15 +114,21 @@ def _speak(
             f"the model was trained on {net.config.encoder} features made with {net.config.encoder_settings}, "
             f"these are made with {encoder.settings}; give the same weights with --encoder-weights"
         )
-    features = encoder(torch.from_numpy(samples))
+    device = PartialState().device
+    features = encoder(torch.from_numpy(samples).to(device))
     shown = points[order]
     references = torch.from_numpy(points[spread_over_opening(points, net.config.references)])
-    lower = predict_landmarks(net, features, torch.from_numpy(pose_input(shown, net.config.pose)), references)
+    lower = predict_landmarks(
+        net.to(device), features, torch.from_numpy(pose_input(shown, net.config.pose)), references
+    )
     return with_lower_face(shown, lower.numpy())
 
 
 def _crops(footage: Footage, transforms: NDArray[np.float64], chosen: list[int]) -> NDArray[np.uint8]:
-    return np.stack([warp_crop(next(footage.frames(i, i + 1)), transforms[i]) for i in chosen])
+    """The crops of some frames, in one pass: a jump would first read a long ref to its end."""
+    frames = enumerate(footage.frames(0, max(chosen) + 1))
+    crops = {i: warp_crop(frame, transforms[i]) for i, frame in frames if i in chosen}
+    return np.stack([crops[i] for i in chosen])
 
 
 def _paint(

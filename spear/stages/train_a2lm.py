@@ -48,8 +48,9 @@ def train_a2lm(
     encoder: whose features to read; may be left out where the clips have those of one encoder only. Returns the report
     and the figures of the best validation: ld and ld_baseline in percent of the face width, r of lip opening.
     """
-    if preset not in SCHEDULES or pose not in POSES:
-        raise SpearError(f"--preset is one of {', '.join(SCHEDULES)}, --pose one of {', '.join(POSES)}")
+    for option, value, known in (("preset", preset, SCHEDULES), ("pose", pose, POSES), ("encoder", encoder, ENCODERS)):
+        if value is not None and value not in known:
+            raise SpearError(f"--{option} {value} is not one of {', '.join(known)}")
     report = Report()
     train, val = find_clips(clips, "train"), find_clips(clips, "val")
     encoder = encoder or _only_encoder(train)

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from spear.checkpoint import load_checkpoint, save_checkpoint
@@ -23,7 +23,7 @@ from spear.losses import critic_loss, generator_loss, masked_mse
 from spear.nets.autoencoder import load_autoencoder
 from spear.nets.critic import Critic
 from spear.nets.lm2face import Lm2Face, Lm2FaceConfig, build_lm2face, composite
-from spear.painter import bf16_pays
+from spear.painter import half_precision
 from spear.pretrained.perceptual import PerceptualLoss, autoencoder_perceptual, find_vgg19, load_perceptual
 from spear.pretrained.vae import DEFAULT as DEFAULT_VAE
 from spear.pretrained.vae import load_kl_autoencoder
@@ -86,9 +86,7 @@ def train_lm2face(
     if restart:
         shutil.rmtree(models / "lm2face.state", ignore_errors=True)
 
-    accelerator = Accelerator(
-        step_scheduler_with_optimizer=False, mixed_precision="bf16" if bf16_pays(PartialState().device) else "no"
-    )
+    accelerator = Accelerator(step_scheduler_with_optimizer=False)
     loss = _perceptual(preset, perceptual).to(accelerator.device)
     torch.manual_seed(seed)
     autoencoder.to(accelerator.device)
@@ -154,12 +152,12 @@ def _step(
     shown = net.config.shown_row
 
     def step(batch: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-        with accelerator.autocast():
+        with half_precision(accelerator.device):
             references = net.make_references(batch["ref_images"], batch["ref_points"], batch["ref_sketches"])
             generated, _ = model(batch["target"], batch["points"], batch["sketch"], references)
         seen = composite(generated.float(), batch["target"], batch["mask"], shown)
         truth = batch["target"][..., shown:, :]
-        with accelerator.autocast():
+        with half_precision(accelerator.device):
             feature_loss = perceptual(seen, truth).float()
         losses = {
             "reconstruction": masked_mse(seen, truth, batch["mask"][..., shown:, :]),
@@ -170,7 +168,8 @@ def _step(
         judged = share >= weights.critic_from
         if judged:
             judge.requires_grad_(False)
-            losses["gan"] = generator_loss(judge(seen))
+            with half_precision(accelerator.device):
+                losses["gan"] = generator_loss(judge(seen).float())
             total = total + weights.gan * losses["gan"]
         optimisers["generator"].zero_grad()
         accelerator.backward(total)
@@ -178,7 +177,8 @@ def _step(
         optimisers["generator"].step()
         if judged:
             judge.requires_grad_(True)
-            losses["critic"] = critic_loss(judge(truth), judge(seen.detach()))
+            with half_precision(accelerator.device):
+                losses["critic"] = critic_loss(judge(truth).float(), judge(seen.detach()).float())
             optimisers["critic"].zero_grad()
             accelerator.backward(losses["critic"])
             optimisers["critic"].step()
@@ -204,10 +204,11 @@ def _validate(
     figures: list[tuple[float, ...]] = []
     rows: list[Any] = []
     for batch in samples:
-        references = net.make_references(batch["ref_images"], batch["ref_points"], batch["ref_sketches"])
-        generated, aligned = net(batch["target"], batch["points"], batch["sketch"], references)
+        with half_precision(batch["target"].device):
+            references = net.make_references(batch["ref_images"], batch["ref_points"], batch["ref_sketches"])
+            generated, aligned = net(batch["target"], batch["points"], batch["sketch"], references)
         seen, truth, mask = (
-            composite(generated, batch["target"], batch["mask"], shown),
+            composite(generated.float(), batch["target"], batch["mask"], shown),
             batch["target"][..., shown:, :],
             batch["mask"][..., shown:, :],
         )

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Make every weight that ships again, from ../shared (data and small pretrained weights), into spear/weights:
+#
+#     bash scripts/make_model.sh [WORK] [MINUTES]
+#
+# WORK: a scratch folder (work). MINUTES: for stage 2 (40); the autoencoder takes 20, stage 1 takes 10. Only footage that may be
+# redistributed: GRID (CC BY 4.0), a presidential address and portraits of Congress (public domain). A run that was stopped goes on.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+work=${1:-work}
+minutes=${2:-40}
+shared=../shared
+PATH="$PWD/.venv/bin:$PATH"
+mkdir -p "$work"
+
+# 1. GRID and the address -> clips, landmarks, features of the encoder that ships
+spear preprocess "$shared"/data/train/grid_s1 "$shared"/data/train/grid "$shared"/data/train/wild/obama_weekly_address_lia.mov \
+    --clips "$work/clips" --jobs 2
+spear landmarks --clips "$work/clips" --jobs 2
+spear extract-audio-features --clips "$work/clips" --encoder whisper
+
+# 2. The autoencoder, with portraits for variety of faces
+[ -e "$work/autoencoder.safetensors" ] || python scripts/make_autoencoder.py --clips "$work/clips" \
+    --portraits "$shared/data/portraits_pd" --weights "$shared/weights" --out "$work/autoencoder.safetensors" --minutes 20
+cp "$work/autoencoder.safetensors" spear/weights/
+
+# 3. Stage 1 and stage 2; stage 2 compares features of MobileNetV2 (BSD-3), which does not ship
+spear train-a2lm --clips "$work/clips" --models "$work/models" --encoder whisper --max-minutes 10
+spear train-lm2face --clips "$work/clips" --models "$work/models" --max-minutes "$minutes" \
+    --perceptual "$shared/weights/mobilenet_v2-b0353104.pth"
+cp "$work/models/a2lm.safetensors" "$work/models/lm2face.safetensors" spear/weights/
+
+# 4. How good they are on clips that no training saw
+spear metrics --clips "$work/clips" --models "$work/models" --ld --lvd --psnr --ssim
