@@ -49,6 +49,17 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder that files can be written in. Raises SpearError at once where that fails, not after hours of work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise SpearError(
+            f"cannot write in {folder}: {error.strerror or error}; choose another folder or change its permissions"
+        ) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or absent."""
     with whole(path) as temporary:

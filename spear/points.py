@@ -13,8 +13,8 @@ Array = NDArray[np.float32]
 POSES = ("rigid", "raw")
 
 _CHEEKS = [162, 127, 234, 93, 323, 454, 356, 389]
-_RIGHT_BROW_LOW, _RIGHT_BROW_HIGH = [70, 63, 105, 66, 107], [55, 65, 52, 53, 46]
-_LEFT_BROW_LOW, _LEFT_BROW_HIGH = [336, 296, 334, 293, 300], [276, 283, 282, 295, 285]
+_RIGHT_BROW_UPPER, _RIGHT_BROW_LOWER = [70, 63, 105, 66, 107], [55, 65, 52, 53, 46]
+_LEFT_BROW_UPPER, _LEFT_BROW_LOWER = [336, 296, 334, 293, 300], [276, 283, 282, 295, 285]
 _NOSE_BRIDGE, _NOSE_WINGS = [168, 6, 197, 195, 5], [48, 115, 220, 45, 4, 275, 440, 344, 278]
 _RIGHT_EYE = [33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7]
 _LEFT_EYE = [362, 398, 384, 385, 386, 387, 388, 466, 263, 249, 390, 373, 374, 380, 381, 382]
@@ -22,7 +22,7 @@ _JAW = [132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397
 _OUTER_LIPS = [61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146]
 _INNER_LIPS = [78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95]
 
-POSE = [*_CHEEKS, *_RIGHT_BROW_LOW, *_RIGHT_BROW_HIGH, *_LEFT_BROW_LOW, *_LEFT_BROW_HIGH,
+POSE = [*_CHEEKS, *_RIGHT_BROW_UPPER, *_RIGHT_BROW_LOWER, *_LEFT_BROW_UPPER, *_LEFT_BROW_LOWER,
         *_NOSE_BRIDGE, *_NOSE_WINGS, *_RIGHT_EYE, *_LEFT_EYE]  # fmt: skip
 CONTENT = [*_JAW, *_OUTER_LIPS, *_INNER_LIPS]
 MESH_INDICES = [*POSE, *CONTENT]
@@ -54,7 +54,7 @@ def _chain(mesh_indices: list[int], closed: bool = False) -> list[tuple[int, int
 EDGES: list[tuple[int, int]] = [
     *_chain(_OUTER_LIPS, closed=True), *_chain(_INNER_LIPS, closed=True),
     *_chain(_RIGHT_EYE, closed=True), *_chain(_LEFT_EYE, closed=True),
-    *_chain(_RIGHT_BROW_LOW), *_chain(_RIGHT_BROW_HIGH), *_chain(_LEFT_BROW_LOW), *_chain(_LEFT_BROW_HIGH),
+    *_chain(_RIGHT_BROW_UPPER), *_chain(_RIGHT_BROW_LOWER), *_chain(_LEFT_BROW_UPPER), *_chain(_LEFT_BROW_LOWER),
     *pairwise(OVAL), *_chain([*_NOSE_BRIDGE, 4]), *_chain(_NOSE_WINGS),
 ]  # fmt: skip
 """The 125 lines of a sketch, as pairs of positions among the 131 points."""

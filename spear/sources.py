@@ -69,9 +69,7 @@ def find_sources(videos: list[Path], layout: str = "auto") -> tuple[list[Source]
                 source = Source(**{**source.__dict__, "id": f"{source.id}-{mark}"})
             sources[source.id] = source
     if not sources:
-        raise SpearError(
-            f"no video in {', '.join(map(str, videos))}; give a folder with .mp4, .mov, .mkv, .webm, .avi, .mpg ... files"
-        )
+        raise SpearError(f"no video in {', '.join(map(str, videos))}; give a folder with .mp4, .mov, .mkv ... files")
     notes = [
         f"{count} {suffix or 'nameless'} file(s) passed over: not a video"
         for suffix, count in sorted(passed_over.items())

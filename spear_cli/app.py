@@ -73,6 +73,7 @@ MaxMinutes = Annotated[float | None, typer.Option(min=0.01, help="Stop after thi
 Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")]
 LearningRate = Annotated[float | None, typer.Option(help="Instead of the preset's.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Forget an earlier run of this training.")]
+Vae = Annotated[str | None, typer.Option(help="Folder or hub id of the paper preset's AutoencoderKL.")]
 Face = Annotated[str, typer.Option(help="`largest`, or the number of the face from the left, from 0.")]
 
 
@@ -179,7 +180,7 @@ def train_lm2face(
     max_minutes: MaxMinutes = None,
     learning_rate: LearningRate = None,
     perceptual: Annotated[Path | None, typer.Option(help="VGG19 or MobileNetV2 weights (torchvision's file).")] = None,
-    vae: Annotated[str | None, typer.Option(help="Folder or hub id of the paper preset's AutoencoderKL.")] = None,
+    vae: Vae = None,
     seed: Seed = 0,
     restart: Restart = False,
 ) -> None:
@@ -207,20 +208,20 @@ def render(
     encoder_weights: Annotated[
         str | None, typer.Option(help="Folder or hub id of the audio encoder's weights.")
     ] = None,
+    vae: Vae = None,
 ) -> None:
     """Make the face of a video or picture speak."""
-    from spear.stages.render import PACKAGED
     from spear.stages.render import render as stage
 
     here = Path("models")
     if models is None and all((here / f"{name}.safetensors").exists() for name in ("a2lm", "lm2face")):
         models = here
     with progress_bar("render") as progress:
-        made = stage(audio, ref, out, models, face, encoder_weights, progress)
+        made = stage(audio, ref, out, models, face, encoder_weights, vae, progress)
     for note in made.notes:
         say(f"note: {note}")
     rate = made.frames / max(made.seconds["faces"], 1e-9)
-    say(f"models: {models or PACKAGED}")
+    say(f"models: {models}" if models else f"models: those that ship with spear {__version__}")
     say(f"{out}: {made.frames} frames of {made.width}x{made.height}, {rate:.1f} frames/s")
 
 
@@ -239,6 +240,7 @@ def metrics(
     models: Models = Path("models"),
     split: Annotated[str, typer.Option(help="`train`, `val` or `test`.")] = "test",
     inception_weights: Annotated[Path | None, typer.Option(help="pytorch-fid's weight file, for --fid.")] = None,
+    vae: Vae = None,
     json_out: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")] = False,
 ) -> None:
     """Score a rendered video against the truth, or the trained models on the test split."""
@@ -254,7 +256,7 @@ def metrics(
         if pred is not None and truth is not None:
             scores = compare_videos(pred, truth, which, inception_weights, progress)
         else:
-            scores = stage(clips, models, which, split, inception_weights, progress)
+            scores = stage(clips, models, which, split, inception_weights, vae, progress)
     show_scores(scores, json_out)
 
 

@@ -178,7 +178,7 @@ _NO_MEDIA = "cannot be read as video, picture or sound (invalid data found when 
     ("args", "message"),
     [
         ("missing", "missing does not exist; give a video or a folder of videos"),
-        ("empty", "no video in empty; give a folder with .mp4, .mov, .mkv, .webm, .avi, .mpg ... files"),
+        ("empty", "no video in empty; give a folder with .mp4, .mov, .mkv ... files"),
         ("text.mp4", f"text.mp4 {_NO_MEDIA}; give a video or a picture with a face"),
         ("cut.mp4", "cut.mp4 ends after 15 of 50 frames; it is truncated: replace it"),
         ("wall.mp4", "wall.mp4 shows no face in any of 10 frames; give footage with a visible face"),
@@ -199,8 +199,7 @@ _NO_MEDIA = "cannot be read as video, picture or sound (invalid data found when 
         ("good.mp4 --on-missing-face cry", "--on-missing-face cry is not one of hold, skip, fail"),
         (
             "good.mp4 --clips notes.txt/clips",
-            "cannot write notes.txt/clips/good/face.mp4: Not a directory; "
-            "choose another folder or change its permissions",
+            "cannot write in notes.txt/clips: Not a directory; choose another folder or change its permissions",
         ),
     ],
 )
@@ -413,3 +412,120 @@ def half_done(chain: Chain, tmp_path: Path) -> Path:
     """Clips as `spear preprocess` leaves them."""
     shutil.copytree(chain.folder / "clips", tmp_path / "clips", ignore=shutil.ignore_patterns("*.safetensors"))
     return tmp_path
+
+
+@needs_chain
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train-a2lm", "no audio features in clips; run `spear extract-audio-features` first"),
+        (
+            "train-a2lm --encoder hubert",
+            "no hubert.safetensors in clips/{train}; run `spear extract-audio-features --encoder hubert` first",
+        ),
+        ("train-a2lm --encoder ears", "--encoder ears is not one of mfcc, hubert, wav2vec2-conformer, unispeech, whisper"),
+        ("train-a2lm --preset huge", "--preset huge is not one of small, paper"),
+        ("train-a2lm --pose yoga", "--pose yoga is not one of rigid, raw"),
+        ("train-lm2face", "no landmarks.safetensors in clips/{train}; run `spear landmarks` first"),
+        ("train-lm2face --preset huge", "--preset huge is not one of small, paper"),
+        ("landmarks --detector eyes", "--detector eyes is not one of mediapipe, face-alignment"),
+        (
+            "extract-audio-features --encoder ears",
+            "no audio encoder is called ears; choose one of mfcc, hubert, wav2vec2-conformer, unispeech, whisper",
+        ),
+        (
+            "extract-audio-features --encoder hubert",
+            "the weights facebook/hubert-large-ll60k of the encoder hubert are not on this computer; run "
+            "`hf download facebook/hubert-large-ll60k`, or point to a folder that holds them with --weights FOLDER",
+        ),
+    ],
+)  # fmt: skip
+def test_stages_want_the_stage_before_and_known_words(command: str, message: str, half_done: Path) -> None:
+    before = files(half_done)
+    hub = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(half_done / "hub")}
+    train = next(
+        path.parent.name for path in sorted(half_done.glob("clips/*/clip.json")) if '"train"' in path.read_text()
+    )
+    assert complaint(spear(*command.split(), cwd=half_done, **hub)) == message.format(train=train)
+    assert files(half_done) == before
+
+
+@needs_chain
+def test_the_paper_preset_says_which_autoencoder_it_lacks(chain: Chain, tmp_path: Path) -> None:
+    clips = ("--clips", chain.folder / "clips")
+    message = complaint(
+        spear("train-lm2face", *clips, "--preset", "paper", cwd=tmp_path, HF_HOME=str(tmp_path / "hub"))
+    )
+    assert message == (
+        "the autoencoder stabilityai/sd-vae-ft-mse is neither a folder nor in the hub's cache; "
+        "fetch it with `hf download stabilityai/sd-vae-ft-mse` or give a folder with --vae"
+    )
+
+
+@needs_chain
+@pytest.mark.parametrize("command", ["train-a2lm", "train-lm2face"])
+def test_training_wants_a_folder_that_can_be_written(command: str, chain: Chain, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("A file, not a folder.\n")
+    run = spear(
+        command, "--clips", chain.folder / "clips", "--models", "notes.txt/models", "--epochs", "1", cwd=tmp_path
+    )
+    assert complaint(run) == "Not a directory (notes.txt/models); check the path, its permissions and the free space"
+    assert list(files(tmp_path)) == ["notes.txt"]
+
+
+@needs_chain
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--audio missing.wav", "missing.wav does not exist; give a file with speech"),
+        ("--audio nothing.wav", "nothing.wav holds no sound at all (0 samples); give a file with speech"),
+        ("--audio face.png", "face.png has no audio track; give a file with speech"),
+        ("--audio mute.mp4", "mute.mp4 has no audio track; give a file with speech"),
+        ("--audio text.mp4", f"text.mp4 {_NO_MEDIA}; give a file with speech"),
+        ("--ref text.mp4", f"text.mp4 {_NO_MEDIA}; give a video or a picture with a face"),
+        ("--ref cut.mp4", "cut.mp4 ends after 15 of 50 frames; it is truncated: replace it"),
+        ("--ref wall.mp4", "wall.mp4 shows no face in any of 10 frames; give footage with a visible face"),
+        ("--ref empty", "empty is a folder; give a video or a picture with a face"),
+        ("--face 7", "face.png has no face number 7; it shows 1: give --face largest, or a number below 1"),
+        ("--face left", "--face left is neither `largest` nor a number from 0 on (0 is the leftmost face)"),
+        ("-o notes.txt/out.mp4", "cannot write notes.txt/out.mp4: File exists; choose another folder or change its permissions"),
+        ("-o out.txt", "out.txt does not end in .mp4, .mov, .mkv; give the video a name that does"),
+        ("-o face.png", "face.png does not end in .mp4, .mov, .mkv; give the video a name that does"),
+        ("--ref good.mp4 -o good.mp4", "good.mp4 is the audio or the ref itself; give another -o"),
+        ("--models empty", "no a2lm.safetensors in empty; run `spear train-a2lm` first, or give another folder with --models"),
+        (
+            "--models swapped",
+            "swapped/a2lm.safetensors holds a checkpoint of kind 'lm2face', 'a2lm' is needed here; give that one",
+        ),
+    ],
+)  # fmt: skip
+def test_render_refuses(args: str, message: str, chain: Chain, bad: Path) -> None:
+    for here, there in (
+        ("a2lm", "a2lm"),
+        ("lm2face", "lm2face"),
+        ("swapped/a2lm", "lm2face"),
+        ("swapped/lm2face", "a2lm"),
+    ):
+        link = bad / ("." if "/" in here else "models") / f"{here}.safetensors"
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(chain.folder / f"models/{there}.safetensors")
+    before = files(bad)
+    usual = ["--audio", "speech.wav", "--ref", "face.png", "-o", "out.mp4"]
+    assert complaint(spear("render", *usual, *args.split(), cwd=bad)) == message
+    assert files(bad) == before
+
+
+@needs_chain
+def test_a_full_disk_leaves_nothing_half_written(chain: Chain, bad: Path) -> None:
+    """The limit on file sizes stands in for the full disk: writing fails in the middle of the video."""
+    before = files(bad)
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+
+    run = spear(
+        "render", "--audio", "speech.wav", "--ref", "good.mp4", "--models", chain.folder / "models", "-o", "out.mp4",
+        cwd=bad, before=little_room,
+    )  # fmt: skip
+    assert complaint(run).startswith("cannot write ")
+    assert files(bad) == before

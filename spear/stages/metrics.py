@@ -45,17 +45,18 @@ def metrics(
     which: frozenset[str],
     split: str = "test",
     inception_weights: Path | None = None,
+    vae: str | None = None,
     progress: Progress = no_progress,
 ) -> Scores:
     """Score the trained models on a split of clips/: stage 1 against the detected points, stage 2 against the frames.
 
-    which, inception_weights: as in `compare_videos`. Every clip speaks its own audio; LD stands beside that of a face
+    which, inception_weights: as in `compare_videos`. vae: as in `render`. Every clip speaks its own audio; LD stands beside that of a face
     that does not speak. Clips that cannot be used are in the notes. Raises SpearError for an unknown score or split,
     where models, clips, landmarks or features are absent, or where no clip could be scored.
     """
     check_metrics(which)
     frechet, weights = frechet_score(inception_weights) if "fid" in which else (None, None)
-    nets, report = load_nets(models, which), Report()
+    nets, report = load_nets(models, which, vae), Report()
     chosen = clips_to_score(clips, split, nets.a2lm, report)
     scored, used, before = [], [], 0
     frames = sum(clip.info.frames for clip in chosen)

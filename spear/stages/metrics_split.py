@@ -49,7 +49,7 @@ class Nets:
     files: dict[str, str]
 
 
-def load_nets(models: Path, which: frozenset[str]) -> Nets:
+def load_nets(models: Path, which: frozenset[str], vae: str | None = None) -> Nets:
     """The nets that these scores need. Raises SpearError naming the training to run where one is absent."""
     names = ["a2lm", "lm2face"] if which & PICTURE_SCORES else ["a2lm"]
     for name in names:
@@ -59,7 +59,7 @@ def load_nets(models: Path, which: frozenset[str]) -> Nets:
             )
     paths = {name: models / f"{name}.safetensors" for name in names}
     a2lm = load_a2lm(paths["a2lm"]).to(PartialState().device)
-    lm2face = load_lm2face(paths["lm2face"]) if "lm2face" in paths else None
+    lm2face = load_lm2face(paths["lm2face"], vae) if "lm2face" in paths else None
     return Nets(
         a2lm, lm2face, {name: f"{path} sha256 {sha256_of(path)[:_SHOWN_DIGITS]}" for name, path in paths.items()}
     )

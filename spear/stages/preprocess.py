@@ -12,7 +12,7 @@ from spear.audio import fit_to_frames, load_audio, write_wav
 from spear.clip import Clip, ClipInfo
 from spear.errors import SpearError, UnusableClip
 from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transform, follow_face, warp_crop
-from spear.files import sha256_of, whole, write_text
+from spear.files import make_folder, sha256_of, whole, write_text
 from spear.jobs import run_each
 from spear.progress import Progress, Report, no_progress
 from spear.sources import Source, assign_splits, find_sources
@@ -50,6 +50,7 @@ def preprocess(
     with FaceTracker(face):
         pass  # a wrong --face is an error of its own, not of the first clip
     sources, notes = find_sources(videos, layout)
+    make_folder(clips)
     report = Report(notes=notes)
     settings = {"detector": DETECTOR, "face": face, "on_missing_face": on_missing_face, "crop_widths": CROP_WIDTHS,
                 "nose_row": NOSE_ROW}  # fmt: skip

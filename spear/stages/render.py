@@ -57,12 +57,14 @@ def render(
     models: Path | None = None,
     face: str = "largest",
     encoder_weights: str | None = None,
+    vae: str | None = None,
     progress: Progress = no_progress,
 ) -> Rendered:
     """Write a video in which the face of `ref` speaks `audio`: size and colours of the ref, 25 fps, the audio muxed.
 
     ref: a video, run forward and backward where the speech is longer, or a still picture. models: a folder with
-    a2lm.safetensors and lm2face.safetensors; without it those that ship. Memory does not grow with the length.
+    a2lm.safetensors and lm2face.safetensors; without it those that ship. encoder_weights, vae: folder or hub id of what
+    the models were trained with, where it does not ship. Memory does not grow with the length.
     Raises SpearError for input that cannot be used; then nothing stands under the name `out`.
     """
     if out.suffix.lower() not in CONTAINERS:
@@ -72,7 +74,7 @@ def render(
     started = time.monotonic()
     with whole(out) as temporary:  # first, since a folder that cannot be written should not cost a minute
         folder = models or PACKAGED
-        a2lm, lm2face = load_a2lm(folder / "a2lm.safetensors"), load_lm2face(folder / "lm2face.safetensors")
+        a2lm, lm2face = load_a2lm(folder / "a2lm.safetensors"), load_lm2face(folder / "lm2face.safetensors", vae)
         samples = load_audio(audio)
         frames = frames_of(samples)
         footage = Footage(ref)
