@@ -3,12 +3,12 @@
 #
 #     bash scripts/make_model.sh [WORK] [MINUTES]
 #
-# WORK: a scratch folder (work). MINUTES: for stage 2 (40); the autoencoder takes 20, stage 1 takes 10. Only footage that may be
+# WORK: a scratch folder (work). MINUTES: for stage 2 (30); the autoencoder takes 20, stage 1 takes 8. Only footage that may be
 # redistributed: GRID (CC BY 4.0), a presidential address and portraits of Congress (public domain). A run that was stopped goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 work=${1:-work}
-minutes=${2:-40}
+minutes=${2:-30}
 shared=../shared
 PATH="$PWD/.venv/bin:$PATH"
 mkdir -p "$work"
@@ -25,7 +25,7 @@ spear extract-audio-features --clips "$work/clips" --encoder whisper
 cp "$work/autoencoder.safetensors" spear/weights/
 
 # 3. Stage 1 and stage 2; stage 2 compares features of MobileNetV2 (BSD-3), which does not ship
-spear train-a2lm --clips "$work/clips" --models "$work/models" --encoder whisper --max-minutes 10
+spear train-a2lm --clips "$work/clips" --models "$work/models" --encoder whisper --max-minutes 8
 spear train-lm2face --clips "$work/clips" --models "$work/models" --max-minutes "$minutes" \
     --perceptual "$shared/weights/mobilenet_v2-b0353104.pth"
 cp "$work/models/a2lm.safetensors" "$work/models/lm2face.safetensors" spear/weights/

@@ -256,10 +256,13 @@ def paste(frame: Frame, crop: Frame, mask: Array, transform: NDArray[np.float64]
     matrix = _matrix(back)
     matrix[:, 2] -= (left, top)
     size = (int(right - left), int(bottom - top))
-    face = cv2.warpAffine(crop, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(
-        np.float32
-    )
-    weight = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_LINEAR)[..., None]
-    region = result[top:bottom, left:right].astype(np.float32)
-    result[top:bottom, left:right] = np.rint(region + weight * (face - region)).astype(np.uint8)
+    face = cv2.warpAffine(crop, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    weight = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_LINEAR)
+    result[top:bottom, left:right] = blend(result[top:bottom, left:right], face, weight)
     return result
+
+
+def blend(below: Frame, above: Frame, mask: Array) -> Frame:
+    """above * mask + below * (1 - mask): pictures (H, W, 3) uint8, mask (H, W) in 0..1."""
+    base = below.astype(np.float32)
+    return np.rint(base + mask[..., None] * (above - base)).astype(np.uint8)

@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
 from spear.errors import SpearError
 
 
@@ -50,7 +54,7 @@ def _sync(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that files can be written in. Raises SpearError at once where that fails, not after hours of work."""
+    """Make a folder that can be written in. Raises SpearError at once where that fails, not after hours of work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -64,6 +68,14 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or absent."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write an RGB picture (H, W, 3) as PNG, whole or absent. Raises SpearError for another suffix."""
+    if path.suffix.lower() != ".png":
+        raise SpearError(f"{path} does not end in .png; give the picture a name that does")
+    with whole(path) as temporary:
+        cv2.imwrite(str(temporary), picture[..., ::-1])
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from spear.progress import Progress
 AUTOSAVE_SECONDS = 120.0
 
 
-class InterruptedTraining(SpearError):  # noqa: N818 - an interruption is no error
+class InterruptedTraining(SpearError):
     """A signal stopped the training after its state was saved; `code` is the exit code that says so."""
 
     def __init__(self, message: str, code: int) -> None:
@@ -106,7 +107,7 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
     started, last_saved = time.monotonic() - place.seconds, time.monotonic()
     loader: DataLoader[Any] = DataLoader(
         task.data, batch_sampler=run.batches(), num_workers=task.workers,  # type: ignore[arg-type]
-        prefetch_factor=4 if task.workers else None, worker_init_fn=_ignore_signals,
+        prefetch_factor=4 if task.workers else None, worker_init_fn=_own_group,
     )  # fmt: skip
     with _signals() as signals, run.log():
         for batch in _told_plainly(loader):
@@ -328,10 +329,9 @@ def _told_plainly(loader: DataLoader[Any]) -> Iterator[Any]:
         raise SpearError(str(error).strip().splitlines()[-1].partition("Error: ")[2] or str(error)) from error
 
 
-def _ignore_signals(worker: int) -> None:
-    """Loader processes leave it to the trainer to stop them: a signal to the whole group must not kill them first."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _own_group(worker: int) -> None:
+    """A signal to the trainer's process group (Ctrl-C, a cluster's) must not kill its loader processes in mid-step."""
+    os.setpgid(0, 0)
 
 
 @contextmanager

@@ -209,6 +209,9 @@ def render(
         str | None, typer.Option(help="Folder or hub id of the audio encoder's weights.")
     ] = None,
     vae: Vae = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="A PNG to write: crop, sketch, face and frame of eight moments.")
+    ] = None,
 ) -> None:
     """Make the face of a video or picture speak."""
     from spear.stages.render import render as stage
@@ -217,7 +220,7 @@ def render(
     if models is None and all((here / f"{name}.safetensors").exists() for name in ("a2lm", "lm2face")):
         models = here
     with progress_bar("render") as progress:
-        made = stage(audio, ref, out, models, face, encoder_weights, vae, progress)
+        made = stage(audio, ref, out, models, face, encoder_weights, vae, sheet, progress)
     for note in made.notes:
         say(f"note: {note}")
     rate = made.frames / max(made.seconds["faces"], 1e-9)
@@ -268,4 +271,4 @@ def _show_training(path: Path, report: Any, figures: dict[str, float]) -> None:
 
 def main() -> None:
     """The entry point of the `spear` command."""
-    sys.exit(app())
+    app(prog_name="spear")  # also where it runs as `python -m spear_cli`

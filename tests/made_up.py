@@ -62,9 +62,7 @@ def lips_in(image: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.array([(x * weight).sum(), (y * weight).sum()]) / weight.sum()
 
 
-def make_clip(
-    folder: Path, frames: int = 20, seed: int = 0, split: str = "train", points: Array | None = None
-) -> Clip:
+def make_clip(folder: Path, frames: int = 20, seed: int = 0, split: str = "train", points: Array | None = None) -> Clip:
     """A whole clip with landmarks and mfcc features, without any detector."""
     points = track(frames, seed) if points is None else points
     clip = Clip(folder)

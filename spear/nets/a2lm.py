@@ -21,8 +21,9 @@ _WINDOW_MARGIN = 25
 class A2LMConfig:
     """Sizes of the net and what it was trained to read.
 
-    deep_encoders: the paper's convolutions over each frame with global average pooling; else one linear layer and
-    convolutions over time. residual: predict the distance to the references' mean lower face, carried by the pose.
+    light: the small preset's ways, else the paper's. Light: one linear layer a frame and convolutions over time; speech
+    and pose of a frame make one token; what is predicted is the distance to the references' mean lower face, carried by
+    the pose. Paper: deep convolutions over each frame with global average pooling, a token each, coordinates.
     """
 
     encoder: str
@@ -36,13 +37,12 @@ class A2LMConfig:
     dropout: float = 0.1
     references: int = 15
     window: int = 75
-    deep_encoders: bool = False
-    residual: bool = True
+    light: bool = True
 
     @classmethod
     def paper(cls, **known: Any) -> A2LMConfig:
         """Section 3.1 as it stands: width 512, 4 layers, 4 heads."""
-        return cls(**known, width=512, layers=4, feedforward=1024, deep_encoders=True, residual=False)
+        return cls(**known, width=512, layers=4, feedforward=1024, light=False)
 
 
 class ResidualConv(nn.Module):
@@ -107,16 +107,18 @@ class LandmarkDecoder(nn.Module):
             layer, config.layers, norm=nn.LayerNorm(config.width), enable_nested_tensor=False
         )
         self.outward = nn.Linear(config.width, N_LOWER * 2)
-        if config.residual:
+        self._joined = config.light
+        if config.light:
             start_at_zero(self.outward)
 
     def forward(self, audio: Tensor, pose: Tensor, references: Tensor) -> Tensor:
         time = audio.shape[1]
         place = sinusoids(time, audio.shape[2], audio.device)
         audio, pose = audio + place + self.modality[0], pose + place + self.modality[1]
-        tokens = self.transformer(torch.cat([audio, pose, references + self.modality[2]], 1))
-        # the pose tokens carry the answer: one for each frame to be predicted
-        return self.outward(tokens[:, time : 2 * time]).unflatten(-1, (N_LOWER, 2))
+        # the first tokens carry the answer, one for each frame to be predicted
+        frames = [pose + audio] if self._joined else [pose, audio]
+        tokens = self.transformer(torch.cat([*frames, references + self.modality[2]], 1))
+        return self.outward(tokens[:, :time]).unflatten(-1, (N_LOWER, 2))
 
 
 class A2LM(nn.Module):
@@ -138,14 +140,14 @@ class A2LM(nn.Module):
         audio = self.audio((features - self.feature_mean) / self.feature_scale)
         heads, faces = _unit(pose), _unit(references)
         offset = self.decoder(audio, self.pose(heads.transpose(2, 3)), self.references(faces.transpose(2, 3)))
-        base = carried_lower_face(heads, faces) if self.config.residual else 0.0
+        base = carried_lower_face(heads, faces) if self.config.light else 0.0
         return (base + offset) * CROP + CROP / 2
 
 
 def build_a2lm(config: A2LMConfig) -> A2LM:
     """The net for a config, with fresh weights."""
     layers, width = config.feature_shape
-    if config.deep_encoders:
+    if not config.light:
         audio, pose, faces = (FrameEncoder(channels, config.width) for channels in (layers, 2, 2))
         return A2LM(config, audio, pose, faces, LandmarkDecoder(config))
     audio_track = TrackEncoder(layers * width, config.width, config.dropout, time_layers=2)

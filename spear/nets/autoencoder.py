@@ -99,4 +99,4 @@ def load_autoencoder(path: Path = PACKAGED) -> Autoencoder:
     weights, about = load_checkpoint(path, "autoencoder")
     net = Autoencoder(AutoencoderConfig(**about["config"]))
     net.load_state_dict({name: value.float() for name, value in weights.items()})
-    return net.eval().requires_grad_(False)
+    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +17,11 @@ DEFAULT = "stabilityai/sd-vae-ft-mse"
 class KLAutoencoder(nn.Module):
     """Picture in -1..1 (B, 3, H, W) <-> scaled latent (B, 4, H/8, W/8); the posterior's mean: no chance."""
 
-    def __init__(self, net: Any, name: str) -> None:
-        """net: diffusers' AutoencoderKL; name: the folder or hub id it came from."""
+    def __init__(self, net: Any) -> None:
+        """net: diffusers' AutoencoderKL."""
         super().__init__()
         self.net = net.eval().requires_grad_(False)
         self.latent_channels: int = net.config.latent_channels
-        self._name = name
 
     def train(self, mode: bool = True) -> KLAutoencoder:
         """Stay in eval mode: frozen means frozen."""
@@ -37,8 +36,12 @@ class KLAutoencoder(nn.Module):
         return self.net.decode(latents / self.net.config.scaling_factor).sample
 
     def identity(self) -> str:
-        """What a net trained in this latent space must name."""
-        return f"AutoencoderKL {self._name}"
+        """What a net trained in this latent space must name: the checksum of the weights, wherever they lie."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.net.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().numpy().tobytes())
+        return f"AutoencoderKL {digest.hexdigest()[:16]}"
 
 
 def load_kl_autoencoder(source: str = DEFAULT) -> KLAutoencoder:
@@ -60,4 +63,4 @@ def load_kl_autoencoder(source: str = DEFAULT) -> KLAutoencoder:
             f"{source} lacks the weight {sorted(info['missing_keys'])[0]}; give a whole AutoencoderKL with --vae"
         )
     net.to(torch.float32)
-    return KLAutoencoder(net, Path(source).name if Path(source).is_dir() else source)
+    return KLAutoencoder(net)

@@ -50,9 +50,9 @@ def metrics(
 ) -> Scores:
     """Score the trained models on a split of clips/: stage 1 against the detected points, stage 2 against the frames.
 
-    which, inception_weights: as in `compare_videos`. vae: as in `render`. Every clip speaks its own audio; LD stands beside that of a face
-    that does not speak. Clips that cannot be used are in the notes. Raises SpearError for an unknown score or split,
-    where models, clips, landmarks or features are absent, or where no clip could be scored.
+    which, inception_weights: as in `compare_videos`; vae: as in `render`. Every clip speaks its own audio; LD stands
+    beside that of a face that does not speak. Clips that cannot be used are in the notes. Raises SpearError for an
+    unknown score or split, where models, clips, landmarks or features are absent, or where no clip could be scored.
     """
     check_metrics(which)
     frechet, weights = frechet_score(inception_weights) if "fid" in which else (None, None)

@@ -18,7 +18,7 @@ from spear.checkpoint import read_about
 from spear.clip import SPLITS, Clip, find_clips
 from spear.dataset import usable_clips
 from spear.errors import SpearError
-from spear.face import Frame
+from spear.face import Frame, blend
 from spear.files import sha256_of
 from spear.nets.a2lm import A2LM
 from spear.nets.lm2face import Lm2Face
@@ -171,7 +171,7 @@ def _add_pictures(
         part = slice(done, done + len(crops))
         painted = painter.paint(crops, driven[part], points[part])
         for truth, (face, mask), known in zip(crops, painted, found[part], strict=True):
-            pred = blended(face, truth, mask)
+            pred = blend(truth, face, mask)
             scores.add_pictures("crop", which, pred if known else None, truth)
             if "psnr" in which:
                 scores.add_hull(pred, truth if known else None, mask)
@@ -193,12 +193,6 @@ def _read(footage: Footage, count: int, chosen: list[int]) -> NDArray[np.uint8]:
             f"{footage.path} has {frames} frames, clip.json says {count}; delete that folder and run `spear preprocess`"
         )
     return np.stack([crops[number] for number in chosen])
-
-
-def blended(face: Frame, crop: Frame, mask: Array) -> Frame:
-    """What a viewer would see: face * mask + crop * (1 - mask), pictures (H, W, 3) uint8, mask (H, W) in 0..1."""
-    below = crop.astype(np.float32)
-    return np.rint(below + mask[..., None] * (face - below)).astype(np.uint8)
 
 
 def split_protocol(nets: Nets, which: frozenset[str], split: str, clips: list[Clip], frames: int) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def preprocess(
         else:
             report.done += 1
         progress(report.done + len(report.skipped), len(work), job.source.id)
+    report.skipped.sort()  # with several jobs they come in the order of finishing
     _write_skipped(clips, sources, report)
     if report.done + report.kept == 0:
         first = report.skipped[0][1]

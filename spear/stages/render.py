@@ -9,18 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
 import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 
 from spear.audio import fit_to_frames, frames_of, load_audio
+from spear.clip import CROP
 from spear.errors import SpearError
-from spear.face import crop_transform, follow_face, paste, to_crop, warp_crop
-from spear.files import whole
+from spear.face import Frame, blend, crop_transform, follow_face, paste, to_crop, warp_crop
+from spear.files import whole, write_picture
 from spear.nets.a2lm import A2LM, predict_landmarks
 from spear.painter import BATCH, Painter, with_lower_face
-from spear.points import Array, pose_input, spread_over_opening
+from spear.points import Array, draw_sketch, pose_input, spread_over_opening
 from spear.pretrained.audio_encoders import load_encoder
 from spear.progress import Progress, no_progress
 from spear.stages.train_a2lm import load_a2lm
@@ -32,6 +34,7 @@ PACKAGED = Path(__file__).parent.parent / "weights"
 CONTAINERS = (".mp4", ".mov", ".mkv")
 COMMENT = f"Synthetic face: made with SPEAR {__version__}"
 """Stands in the metadata of every rendered file."""
+_MOMENTS = 8
 _LEAST_ANALYSED = 250
 """Frames of a long ref that are looked at even for short speech: references want an open mouth."""
 
@@ -58,13 +61,15 @@ def render(
     face: str = "largest",
     encoder_weights: str | None = None,
     vae: str | None = None,
+    sheet: Path | None = None,
     progress: Progress = no_progress,
 ) -> Rendered:
     """Write a video in which the face of `ref` speaks `audio`: size and colours of the ref, 25 fps, the audio muxed.
 
     ref: a video, run forward and backward where the speech is longer, or a still picture. models: a folder with
     a2lm.safetensors and lm2face.safetensors; without it those that ship. encoder_weights, vae: folder or hub id of what
-    the models were trained with, where it does not ship. Memory does not grow with the length.
+    the models were trained with, where it does not ship. sheet: a PNG to write: crop, sketch, face and full frame of
+    eight moments. Memory does not grow with the length.
     Raises SpearError for input that cannot be used; then nothing stands under the name `out`.
     """
     if out.suffix.lower() not in CONTAINERS:
@@ -90,13 +95,16 @@ def render(
         painter = Painter(lm2face, points, lambda chosen: _crops(footage, transforms, chosen))
         size = (footage.width, footage.height)
         with VideoWriter(temporary, *size, audio, pixel_aspect=footage.pixel_aspect, comment=COMMENT) as writer:
-            work = zip(footage.ping_pong(frames), order, driven, strict=True)
-            done = 0
-            for batch in _batched(work, BATCH):
-                for frame in _paint(painter, batch, points, transforms):
-                    writer.write(frame)
-                done += len(batch)
-                progress(done, frames, "rendering")
+            work = _batched(zip(footage.ping_pong(frames), order, driven, strict=True), BATCH)
+            painted = (row for batch in work for row in _paint(painter, batch, points, transforms))
+            moments, rows = set(np.linspace(0, frames - 1, _MOMENTS).astype(int).tolist()), []
+            for number, (crop, lines, face_crop, frame) in enumerate(painted):
+                writer.write(frame)
+                if sheet is not None and number in moments:
+                    rows.append(_sheet_row(crop, lines, face_crop, frame))
+                progress(number + 1, frames, "rendering")
+        if sheet is not None:
+            write_picture(sheet, np.vstack(rows))
         seconds["faces"] = time.monotonic() - started - sum(seconds.values())
     notes = []
     if missing:
@@ -113,8 +121,8 @@ def _speak(
     encoder = load_encoder(net.config.encoder, weights)
     if encoder.settings != net.config.encoder_settings:
         raise SpearError(
-            f"the model was trained on {net.config.encoder} features made with {net.config.encoder_settings}, "
-            f"these are made with {encoder.settings}; give the same weights with --encoder-weights"
+            f"the model was trained on {net.config.encoder} features of other weights than these; "
+            "give the same ones with --encoder-weights"
         )
     device = PartialState().device
     features = encoder(torch.from_numpy(samples).to(device))
@@ -138,13 +146,20 @@ def _paint(
     batch: list[tuple[NDArray[np.uint8], np.int64, Array]],
     points: Array,
     transforms: NDArray[np.float64],
-) -> Iterator[NDArray[np.uint8]]:
-    """Full frames with the painted face blended in."""
+) -> Iterator[tuple[Frame, Array, Frame, Frame]]:
+    """For each frame: the ref's crop, the points that drive it, the blended face, the full frame with it pasted in."""
     frames, order, driven = (list(column) for column in zip(*batch, strict=True))
     crops = [warp_crop(frame, transforms[i]) for frame, i in zip(frames, order, strict=True)]
     painted = painter.paint(crops, np.stack(driven), points[order])
-    for frame, i, (face, mask) in zip(frames, order, painted, strict=True):
-        yield paste(frame, face, mask, transforms[i])
+    for frame, i, crop, lines, (face, mask) in zip(frames, order, crops, driven, painted, strict=True):
+        yield crop, lines, blend(crop, face, mask), paste(frame, face, mask, transforms[i])
+
+
+def _sheet_row(crop: Frame, points: Array, face: Frame, frame: Frame) -> Frame:
+    """Crop, sketch, face, and the full frame at the height of the crop, side by side."""
+    sketch = np.repeat(draw_sketch(points, CROP)[..., None], 3, axis=2)
+    small = cv2.resize(frame, (round(frame.shape[1] * CROP / frame.shape[0]), CROP), interpolation=cv2.INTER_AREA)
+    return np.hstack([crop, sketch, face, small])
 
 
 def _batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -18,7 +17,7 @@ from spear.checkpoint import load_checkpoint, save_checkpoint
 from spear.clip import find_clips
 from spear.dataset import FacePairs, usable_clips
 from spear.errors import SpearError
-from spear.files import whole
+from spear.files import write_picture
 from spear.losses import critic_loss, generator_loss, masked_mse
 from spear.nets.autoencoder import load_autoencoder
 from spear.nets.critic import Critic
@@ -220,8 +219,7 @@ def _validate(
         if len(rows) < _SHEET_ROWS:
             warped = net.vae.decode(aligned.latent)[..., shown - net.config.first_row * 8 :, :]
             rows += _sheet_rows(batch, shown, warped, generated, seen)
-    with whole(sheet) as temporary:
-        cv2.imwrite(str(temporary), np.vstack(rows[:_SHEET_ROWS])[..., ::-1])
+    write_picture(sheet, np.vstack(rows[:_SHEET_ROWS]))
     counts = np.array([row[3] for row in figures])
     perceptual_mean, hull_psnr, crop_psnr = (
         float((np.array([r[i] for r in figures]) * counts).sum() / counts.sum()) for i in range(3)

@@ -62,9 +62,7 @@ def test_the_order_of_the_references_does_not_matter() -> None:
     net, inputs = build_spade_net(CONFIG), _inputs()
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.2)
-    other = {
-        name: value[:, [2, 0, 1]] if "ref" in name or "flow" in name else value for name, value in inputs.items()
-    }
+    other = {name: value[:, [2, 0, 1]] if "ref" in name or "flow" in name else value for name, value in inputs.items()}
     torch.testing.assert_close(net(**inputs)[0], net(**other)[0])
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from spear.clip import Clip, find_clips
 from spear.errors import SpearError
+from spear.face import blend
 from spear.points import LOWER, face_width
 from spear.scores.compare import FrechetScore, Scores
 from spear.scores.landmark import landmark_distance
@@ -23,7 +24,7 @@ from spear.stages import metrics_split
 from spear.stages.extract_audio_features import extract_audio_features
 from spear.stages.landmarks import landmarks
 from spear.stages.metrics import metrics
-from spear.stages.metrics_split import blended, hull_psnr
+from spear.stages.metrics_split import hull_psnr
 from spear.stages.preprocess import preprocess
 from spear.stages.train_a2lm import load_a2lm, predict_clip, train_a2lm
 from spear.stages.train_lm2face import train_lm2face
@@ -235,8 +236,8 @@ def test_hull_psnr_by_hand() -> None:
     assert np.isnan(hull_psnr(pred, truth, np.zeros((4, 4), np.float32)))
 
 
-def test_blended_by_hand() -> None:
+def test_blend_by_hand() -> None:
     face, crop = np.full((1, 3, 3), 200, np.uint8), np.full((1, 3, 3), 100, np.uint8)
     mask = np.array([[0, 0.25, 1]], np.float32)
-    assert blended(face, crop, mask)[0, :, 0].tolist() == [100, 125, 200]
-    assert blended(crop, face, mask)[0, :, 0].tolist() == [200, 175, 100]
+    assert blend(crop, face, mask)[0, :, 0].tolist() == [100, 125, 200]
+    assert blend(face, crop, mask)[0, :, 0].tolist() == [200, 175, 100]

@@ -1,0 +1,168 @@
+"""Stage 1: shapes of the paper, the carried lower face, tracks of any length, and that the mouth does not leak in."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made_up import face, track
+from torch import Tensor, nn
+
+from spear.face import crop_transform
+from spear.nets.a2lm import A2LMConfig, build_a2lm, carried_lower_face, predict_landmarks, sinusoids
+from spear.points import LOWER, UPPER, pose_input
+
+PAPER = A2LMConfig.paper(encoder="hubert", encoder_settings={}, feature_shape=(3, 1024))
+SMALL = A2LMConfig(encoder="mfcc", encoder_settings={}, feature_shape=(4, 39), width=16, layers=1, heads=2)
+
+
+def _inputs(config: A2LMConfig, batch: int, time: int, references: int = 15) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(1)
+    faces = torch.from_numpy(track(max(time, references)))
+    return (
+        torch.randn(batch, time, *config.feature_shape),
+        faces[None, :time, UPPER].expand(batch, -1, -1, -1),
+        faces[None, :references].expand(batch, -1, -1, -1),
+    )
+
+
+def test_paper_shapes_from_end_to_end() -> None:
+    net = build_a2lm(PAPER).eval()
+    features, pose, references = _inputs(PAPER, batch=2, time=5)
+    assert features.shape == (2, 5, 3, 1024)
+    assert pose.shape == (2, 5, 74, 2)
+    assert references.shape == (2, 15, 131, 2)
+    assert net.audio(features).shape == (2, 5, 512)
+    assert net.pose(pose.transpose(2, 3)).shape == (2, 5, 512)
+    assert net.references(references.transpose(2, 3)).shape == (2, 15, 512)
+    assert net(features, pose, references).shape == (2, 5, 57, 2)
+
+
+@pytest.mark.parametrize(("track_name", "channels", "length"), [("audio", 3, 1024), ("pose", 2, 74)])
+def test_paper_encoders_shorten_the_frame_and_grow_its_channels(track_name: str, channels: int, length: int) -> None:
+    x, sizes = torch.randn(1, channels, length), [(channels, length)]
+    for layer in getattr(build_a2lm(PAPER), track_name).layers:
+        x = layer(x)
+        sizes.append(tuple(x.shape[1:]))
+    assert [c for c, _ in sizes] == [channels, 64, 128, 256, 512]
+    assert all(b[1] == -(-a[1] // 2) for a, b in pairwise(sizes))
+
+
+def test_paper_parameter_count() -> None:
+    # Transformer layer, width 512, feed-forward 1024: attention 4 * (512^2 + 512), feed-forward 2 * 512 * 1024 + 1536,
+    # two norms of 1024 = 2 102 784; four of them, and the last norm 1024
+    net = build_a2lm(PAPER)
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in net.named_children()}
+    assert sum(p.numel() for p in net.decoder.transformer.parameters()) == 4 * 2_102_784 + 1024
+    # beside it the linear layer 512 * 114 + 114 and three modality embeddings of 512
+    assert count["decoder"] == 4 * 2_102_784 + 1024 + 512 * 114 + 114 + 3 * 512
+    assert count["pose"] == count["references"]  # convolutions know no length
+    assert sum(count.values()) == sum(p.numel() for p in net.parameters()) == 13_686_194
+
+
+def test_small_preset_has_the_size_of_the_prototype() -> None:
+    config = A2LMConfig(encoder="whisper", encoder_settings={}, feature_shape=(4, 384))
+    assert 0.9e6 < sum(p.numel() for p in build_a2lm(config).parameters()) < 1.6e6
+
+
+@pytest.mark.parametrize("config", [SMALL, PAPER], ids=["small", "paper"])
+@pytest.mark.parametrize("time", [1, 2, 131])
+def test_any_number_of_frames_and_references(config: A2LMConfig, time: int) -> None:
+    net = build_a2lm(config).eval()
+    assert net(*_inputs(config, batch=1, time=time, references=3)).shape == (1, time, 57, 2)
+
+
+def test_fresh_small_net_predicts_the_carried_lower_face() -> None:
+    features, pose, references = _inputs(SMALL, batch=1, time=9)
+    pred = build_a2lm(SMALL)(features, pose, references)
+    torch.testing.assert_close(pred, carried_lower_face(pose, references), atol=2e-2, rtol=0)
+
+
+def test_features_are_standardised_by_what_the_net_stores() -> None:
+    net = build_a2lm(SMALL).eval()
+    nn.init.normal_(net.decoder.outward.weight)
+    features, pose, references = _inputs(SMALL, batch=1, time=4)
+    plain = net(features, pose, references)
+    net.feature_mean.fill_(5.0)
+    net.feature_scale.fill_(3.0)
+    torch.testing.assert_close(net(features * 3 + 5, pose, references), plain, atol=1e-3, rtol=1e-4)
+    assert {"feature_mean", "feature_scale"} <= net.state_dict().keys()
+
+
+def test_carried_lower_face_follows_an_affine_motion_exactly() -> None:
+    references = torch.from_numpy(np.stack([face(0), face(20)]))[None]
+    turn = torch.tensor([[0.9, 0.3], [-0.2, 1.1]])
+    moved = (references.mean(1) @ turn + torch.tensor([7.0, -3.0]))[:, None]
+    carried = carried_lower_face(moved[..., UPPER, :], references)
+    torch.testing.assert_close(carried, moved[..., LOWER, :], atol=5e-3, rtol=0)
+
+
+def test_place_embeddings_tell_frames_apart_at_any_length() -> None:
+    # sin and cos alternate, the first pair at one radian a frame
+    place = sinusoids(1000, 16, torch.device("cpu"))
+    assert place.shape == (1000, 16)
+    torch.testing.assert_close(place[7, :2], torch.tensor([np.sin(7.0), np.cos(7.0)]).float())
+    assert torch.pdist(place).min() > 0.1
+
+
+class _Stub(nn.Module):
+    """Stands for the net; records how long its windows were."""
+
+    config = SimpleNamespace(window=75)
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.somewhere, self.answer, self.lengths = nn.Parameter(torch.zeros(1)), answer, []
+
+    def forward(self, features: Tensor, pose: Tensor, references: Tensor) -> Tensor:
+        self.lengths.append(features.shape[1])
+        return self.answer(pose[:, :, :57])
+
+
+def _predict(answer: Any, frames: int) -> tuple[Tensor, _Stub]:
+    pose = torch.arange(float(frames)).view(-1, 1, 1).expand(-1, 74, 2)  # every point of frame t is at (t, t)
+    net = _Stub(answer)
+    return predict_landmarks(net, torch.zeros(frames, 1, 1), pose, torch.zeros(1, 131, 2)), net
+
+
+@pytest.mark.parametrize("frames", [1, 3, 74, 75, 76, 124, 125, 126, 1000])
+def test_windows_cover_every_frame_of_a_track_of_any_length(frames: int) -> None:
+    result, net = _predict(lambda pose: pose, frames)
+    torch.testing.assert_close(result, torch.arange(float(frames)).view(-1, 1, 1).expand(-1, 57, 2))
+    assert set(net.lengths) == {min(frames, 75)}
+
+
+def test_windows_that_disagree_are_blended_over_25_frames() -> None:
+    # each window answers with the number of its first frame: 0, 50, 100, ...; a hard cut would jump by 50
+    result, _ = _predict(lambda pose: pose[:, :1].expand_as(pose), 475)
+    steps = result[:, 0, 0].diff()
+    assert result[0, 0, 0] == 0
+    assert result[-1, 0, 0] == 400
+    assert steps.min() >= -1e-4
+    assert steps.max() <= 50 / 26 + 1e-4  # weights 25..1 against 1..25
+
+
+def test_the_number_of_windows_grows_with_the_length_only_linearly() -> None:
+    _, net = _predict(lambda pose: pose, 10_000)
+    assert len(net.lengths) == 200  # (10 000 - 75) / 50, rounded up, and the last
+
+
+def test_the_mouth_of_the_target_has_no_influence() -> None:
+    """Neither the crop, nor the pose that the net gets, nor what it predicts depends on the 57 points to predict."""
+    torch.manual_seed(0)
+    truth = track(90, seed=3)
+    other = truth.copy()
+    other[:, LOWER] += np.random.default_rng(0).normal(0, 30, other[:, LOWER].shape).astype(np.float32)
+    assert np.array_equal(crop_transform(truth), crop_transform(other))
+    net = build_a2lm(SMALL).eval()
+    nn.init.normal_(net.decoder.outward.weight)
+    features, references = torch.randn(90, 4, 39), torch.from_numpy(truth[:15])
+    for kind in ("rigid", "raw"):
+        poses = [torch.from_numpy(pose_input(points, kind)) for points in (truth, other)]
+        assert torch.equal(*poses)
+        first, second = (predict_landmarks(net, features, pose, references) for pose in poses)
+        assert torch.equal(first, second)

@@ -1,0 +1,327 @@
+"""The training loop: equal seeds, exact resume, what it writes, how it stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy_training
+from torch import Tensor
+from toy_training import STEPS, Sums, train
+
+from spear import training
+from spear.checkpoint import load_checkpoint, read_about, read_tensors
+from spear.errors import SpearError
+from spear.training import InterruptedTraining
+
+
+def _log(models: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (models / "toy.log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def _state(models: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, about = read_tensors(models / "toy.state" / "state.safetensors")
+    return tensors, {name: value for name, value in about.items() if name != "seconds"}
+
+
+def _assert_equal_runs(one: Path, other: Path) -> None:
+    """Bit for bit: weights, averages and optimisers, the log, both checkpoints."""
+    (tensors, about), (others, about_other) = _state(one), _state(other)
+    assert tensors.keys() == others.keys()
+    assert all(torch.equal(value, others[name]) for name, value in tensors.items())
+    assert about == about_other
+    assert _log(one) == _log(other)
+    for name in ("toy.safetensors", "toy.last.safetensors"):
+        weights, _ = load_checkpoint(one / name, "toy")
+        weights_other, _ = load_checkpoint(other / name, "toy")
+        assert all(torch.equal(value, weights_other[key]) for key, value in weights.items())
+
+
+def _at(wanted: int, what: Callable[[], Any]) -> Callable[[int], None]:
+    return lambda step: what() if step == wanted else None
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run with dropout, so that chance is part of it."""
+    models = tmp_path_factory.mktemp("unbroken")
+    train(models, dropout=0.3)
+    return models
+
+
+def test_equal_seeds_give_equal_runs(unbroken: Path, tmp_path: Path) -> None:
+    train(tmp_path, dropout=0.3)
+    _assert_equal_runs(unbroken, tmp_path)
+
+
+def test_another_seed_gives_another_run(unbroken: Path, tmp_path: Path) -> None:
+    train(tmp_path, dropout=0.3, changes={"seed": 1})
+    assert _log(tmp_path)[0] != _log(unbroken)[0]
+
+
+def test_what_a_run_leaves(unbroken: Path) -> None:
+    assert sorted(p.name for p in unbroken.iterdir()) == [
+        "tensorboard", "toy.last.safetensors", "toy.log.jsonl", "toy.safetensors", "toy.state",
+    ]  # fmt: skip
+    rows = _log(unbroken)
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in rows if "val_score" in row] == [4, 8, 12, 15]  # every 4 steps, and at the end
+    assert [row["step"] for row in rows if "side" in row] == list(range(7, STEPS + 1))  # from share 6 / 15 = 0.4 on
+    assert list((unbroken / "tensorboard" / "toy").glob("events.*"))
+    assert rows[-2]["loss"] < 0.5 * rows[0]["loss"]
+
+
+def test_every_sample_once_per_epoch_in_another_order(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Watched(Sums):
+        def __getitem__(self, place: tuple[int, int]) -> dict[str, Tensor]:
+            return super().__getitem__(place) | {"place": torch.tensor(place)}
+
+    def watch(step: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda batch, share: (seen.extend(map(tuple, batch["place"].tolist())), step(batch, share))[1]
+
+    accelerator = toy_training.Accelerator(step_scheduler_with_optimizer=False)
+    task = toy_training.toy(accelerator, data=Watched())
+    task.step = watch(task.step)
+    training.fit(task, toy_training.SCHEDULE, tmp_path, accelerator, lambda *_: None)
+    epochs = [[i for e, i in seen if e == epoch] for epoch in range(3)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(40))] * 3
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 14])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(unbroken: Path, tmp_path: Path, step: int) -> None:
+    """Step 4 is one with a validation, 5 the last of an epoch, 14 the last but one of all."""
+    with pytest.raises(InterruptedTraining) as caught:
+        train(tmp_path, dropout=0.3, each_step=_at(step, lambda: signal.raise_signal(signal.SIGTERM)))
+    assert str(caught.value) == f"stopped after step {step}; run the same command again to go on"
+    assert caught.value.code == 143
+    assert _state(tmp_path)[1]["step"] == step
+    train(tmp_path, dropout=0.3)
+    _assert_equal_runs(unbroken, tmp_path)
+
+
+def test_interrupt_from_the_keyboard_has_code_130(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedTraining) as caught:
+        train(tmp_path, each_step=_at(2, lambda: signal.raise_signal(signal.SIGINT)))
+    assert caught.value.code == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # everything is as it was
+
+
+def test_a_second_interrupt_is_obeyed_at_once(tmp_path: Path) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, each_step=_at(2, twice))
+
+
+def test_a_crash_between_saved_states_loses_only_the_steps_since(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As kill -9 would leave it: a state of step 6, a log and a checkpoint that are further on."""
+
+    def crash() -> None:
+        raise RuntimeError("crash")
+
+    def no_more_states(step: int) -> None:
+        monkeypatch.setattr(training, "AUTOSAVE_SECONDS", -1.0 if step <= 6 else 1e9)
+        if step == 11:
+            crash()
+
+    with pytest.raises(RuntimeError, match="crash"):
+        train(tmp_path, dropout=0.3, each_step=no_more_states)
+    assert _state(tmp_path)[1]["step"] == 6
+    assert _log(tmp_path)[-1]["step"] == 10
+    with open(tmp_path / "toy.log.jsonl", "a") as file:
+        file.write('{"step": 11, "lo')  # a torn line
+    train(tmp_path, dropout=0.3)
+    _assert_equal_runs(unbroken, tmp_path)
+
+
+def test_a_second_call_after_the_end_does_nothing(tmp_path: Path) -> None:
+    figures = train(tmp_path)
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()}
+
+    def never(step: int) -> None:
+        raise AssertionError("trained again")
+
+    assert train(tmp_path, each_step=never) == figures
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_more_epochs_go_on_from_the_end(tmp_path: Path) -> None:
+    train(tmp_path, changes={"epochs": 1})
+    train(tmp_path, changes={"epochs": 2})
+    assert [row["step"] for row in _log(tmp_path) if "loss" in row] == list(range(1, 11))
+
+
+def test_other_settings_are_noticed(tmp_path: Path) -> None:
+    train(tmp_path, changes={"epochs": 1}, settings={"kind": "toy", "preset": "small", "gone": 1})
+    with pytest.raises(SpearError) as caught:
+        train(tmp_path, settings={"kind": "toy", "preset": "paper"}, changes={"batch_size": 4})
+    assert str(caught.value) == (
+        f"{tmp_path / 'toy.state'} was trained with other settings (batch_size, gone, preset); "
+        "use --restart to begin anew, or another --models"
+    )
+
+
+class _Broken(Sums):
+    """Sample 0 is not a number; each epoch of 40 samples holds it once."""
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Tensor]:
+        sample = super().__getitem__(place)
+        return {name: value * float("nan") for name, value in sample.items()} if place == (1, 0) else sample
+
+
+def test_loss_that_is_not_finite_stops_and_keeps_the_good_state(tmp_path: Path) -> None:
+    train(tmp_path, changes={"epochs": 1})
+    good = (tmp_path / "toy.state" / "state.safetensors").read_bytes()
+    with pytest.raises(SpearError) as caught:
+        train(tmp_path, data=_Broken())
+    assert re.fullmatch(
+        r"toy: loss is not finite at step ([6-9]|10); begin anew with --restart and a lower --learning-rate; "
+        + re.escape(f"{tmp_path / 'toy.safetensors'} is the best until then"),
+        str(caught.value),
+    )
+    assert (tmp_path / "toy.state" / "state.safetensors").read_bytes() == good
+
+
+def test_loss_that_is_not_finite_before_there_is_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(SpearError) as caught:
+        train(tmp_path, data=_Broken(), changes={"validate_every": 100})
+    assert str(caught.value).endswith("; begin anew with --restart and a lower --learning-rate")
+
+
+def test_minutes_end_a_run_and_count_over_resumes(tmp_path: Path) -> None:
+    shown: list[tuple[int, int, str]] = []
+    minutes = {"epochs": 10_000, "max_minutes": 1 / 60}
+    with pytest.raises(InterruptedTraining):
+        train(tmp_path, changes=minutes, each_step=_at(3, lambda: signal.raise_signal(signal.SIGTERM)))
+    spent = read_about(tmp_path / "toy.state" / "state.safetensors")["seconds"]
+    started = time.monotonic()
+    train(tmp_path, lambda *args: shown.append(args), minutes, each_step=lambda step: time.sleep(0.02))
+    assert time.monotonic() - started < 10
+    about = read_about(tmp_path / "toy.state" / "state.safetensors")
+    assert 1 <= about["seconds"] < 5
+    assert about["seconds"] > spent > 0
+    assert _log(tmp_path)[-1]["step"] == about["step"] == _log(tmp_path)[-2]["step"]  # a validation at the end
+    assert shown[-1][1] == 1  # seconds, since they are what ends it
+    train(tmp_path, changes=minutes, each_step=_at(1, lambda: pytest.fail("no time was left")))
+
+
+def test_best_and_last_checkpoint(tmp_path: Path) -> None:
+    figures = train(tmp_path, scores=[3.0, 1.0, 2.0, 1.5])  # after steps 4, 8, 12, 15
+    assert figures["score"] == 1.0
+    for name, step, score in (("toy", 8, 1.0), ("toy.last", 15, 1.5)):
+        about = read_about(tmp_path / f"{name}.safetensors")["training"]
+        assert (about["step"], about["figures"]["score"]) == (step, score)
+
+
+def test_validation_and_export_are_of_the_averaged_net(tmp_path: Path) -> None:
+    """The average lags behind the trained weights, which themselves go on untouched."""
+    train(tmp_path)
+    tensors, _ = _state(tmp_path)
+    exported, _ = load_checkpoint(tmp_path / "toy.last.safetensors", "toy")
+    for i, name in enumerate(("0.weight", "0.bias", "2.weight", "2.bias")):
+        assert torch.equal(tensors[f"average.{i}"], exported[name])
+    assert not any(torch.equal(tensors[f"net.toy.{name}"], value) for name, value in exported.items())
+
+
+def test_learning_rate_falls_to_its_share(tmp_path: Path) -> None:
+    """0.05 at the start; the step from share s has 0.05 * 0.1 ** s, so the last one (14 / 15) 0.00583."""
+    rates: list[float] = []
+    accelerator = toy_training.Accelerator(step_scheduler_with_optimizer=False)
+    task = toy_training.toy(accelerator)
+    step, optimiser = task.step, task.optimisers["adam"]
+    task.step = lambda batch, share: (rates.append(optimiser.param_groups[0]["lr"]), step(batch, share))[1]
+    training.fit(task, toy_training.SCHEDULE, tmp_path, accelerator, lambda *_: None)
+    assert rates[0] == pytest.approx(0.05)
+    assert rates[-1] == pytest.approx(0.05 * 0.1 ** (14 / 15))
+
+
+def test_an_empty_train_split(tmp_path: Path) -> None:
+    with pytest.raises(SpearError) as caught:
+        train(tmp_path, data=type("Empty", (Sums,), {"__len__": lambda self: 0})())
+    assert str(caught.value) == "nothing to train toy on: the train split is empty; preprocess more videos"
+
+
+def test_fewer_samples_than_a_batch(tmp_path: Path) -> None:
+    train(tmp_path, data=type("Few", (Sums,), {"__len__": lambda self: 3})())
+    assert len([row for row in _log(tmp_path) if "loss" in row]) == 3  # three epochs of one batch of three
+
+
+class _Unreadable(Sums):
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Tensor]:
+        raise SpearError("Error: clips/a is gone; run `spear preprocess` again")
+
+
+def test_an_error_in_a_loader_process_stays_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SpearError) as caught:
+        train(tmp_path, data=_Unreadable())
+    assert str(caught.value) == "Error: clips/a is gone; run `spear preprocess` again"
+
+
+SCRIPT = Path(toy_training.__file__)
+
+
+def _start(*arguments: object, ranks: int = 0) -> subprocess.Popen[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks else []
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(SCRIPT), *map(str, arguments)],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def _wait_for_steps(models: Path, count: int) -> None:
+    log, until = models / "toy.log.jsonl", time.monotonic() + 90
+    while not log.exists() or len(log.read_text().splitlines()) < count:
+        assert time.monotonic() < until, "no step in 90 s"
+        time.sleep(0.05)
+
+
+def test_sigterm_to_the_whole_group_saves_the_state_and_exits_with_143(tmp_path: Path) -> None:
+    """As a scheduler of a cluster stops a job: trainer and loader process get it alike."""
+    process = _start(tmp_path / "a", 3, 0.2)
+    _wait_for_steps(tmp_path / "a", 3)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert re.fullmatch(r"stopped after step \d+; run the same command again to go on\n", errors)
+    train(tmp_path / "a")
+    train(tmp_path / "b")
+    _assert_equal_runs(tmp_path / "a", tmp_path / "b")
+
+
+def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
+    """The second one is stopped in the middle, so that signal and resume hold for both processes, too."""
+    train(tmp_path / "one", changes={"epochs": 6})
+    process = _start(tmp_path / "two", 6, 0.1, ranks=2)
+    _wait_for_steps(tmp_path / "two", 5)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    stopped = int(re.findall(r"stopped after step (\d+)", errors)[0])
+    assert set(re.findall(r"stopped after step (\d+)", errors)) == {str(stopped)}  # both after the same one
+    assert _state(tmp_path / "two")[1]["step"] == stopped < 30
+    process = _start(tmp_path / "two", 6, ranks=2)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 0, errors
+    one, two = _log(tmp_path / "one"), _log(tmp_path / "two")
+    assert [sorted(row) for row in one] == [sorted(row) for row in two]  # one writer: no line twice
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
