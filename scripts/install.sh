@@ -23,7 +23,7 @@ if [ "$(cat .venv/made-from 2>/dev/null)" != "$made_from" ]; then
     fi
     echo "installing into .venv: some minutes, 3 GB on the disk"
     # torch alone and first: pinned to the build that is tested here, whatever the other packages would take
-    "$python" -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' constraints.txt)"
-    "$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+    "$python" -m pip install -qq --disable-pip-version-check "$(grep '^torch==' constraints.txt)"
+    "$python" -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[test]"
     echo "$made_from" >.venv/made-from
 fi

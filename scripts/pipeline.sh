@@ -6,7 +6,11 @@
 # VIDEOS: at least three videos of people who speak. MINUTES: for each of the two trainings (20).
 # Every command does only what is missing, so a run that was stopped goes on where it was.
 set -euo pipefail
-videos=${1:?"usage: bash scripts/pipeline.sh VIDEOS [MINUTES]"}
+if [ $# -lt 1 ]; then
+    echo "usage: bash scripts/pipeline.sh VIDEOS [MINUTES]" >&2
+    exit 2
+fi
+videos=$1
 minutes=${2:-20}
 PATH="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin:$PATH"
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from spear.clip import CROP, Clip
 from spear.errors import SpearError
 from spear.nets.lm2face import blend_mask, image_tensor, sketch_tensor
-from spear.points import LOWER, OUTER_LIPS, Array, lip_opening, pose_input
+from spear.points import LOWER, OUTER_LIPS, Array, head_motion, lip_opening, pose_input
 from spear.progress import Report
 
 
@@ -66,8 +66,8 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
         return len(self.items)
 
     def __getitem__(self, place: Any) -> dict[str, Tensor]:
-        """(epoch, index) -> features (T, L, W), pose (T, 74, 2), references (R, 131, 2), truth (T, 57, 2), real (T,):
-        which frames exist; a clip shorter than the window is held at its last frame."""
+        """(epoch, index) -> features (T, L, W), pose and head (T, 74, 2), references (R, 131, 2), truth (T, 57, 2),
+        real (T,): which frames exist; a clip shorter than the window is held at its last frame."""
         epoch, index = place
         random = np.random.default_rng([self.seed, epoch, index])
         clip, part = self.items[index]
@@ -84,6 +84,7 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
         return {
             "features": features[frames - start],
             "pose": torch.from_numpy(pose[frames]),
+            "head": torch.from_numpy(head_motion(points)[frames]),
             "references": torch.from_numpy(points[spread_at_random(points, self.references, random)]),
             "truth": torch.from_numpy(points[frames][:, LOWER]),
             "real": torch.from_numpy(np.arange(start, start + self.window) < total),

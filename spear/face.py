@@ -49,6 +49,7 @@ class FaceTracker:
             raise SpearError(f"--face {choice} is neither `largest` nor a number from 0 on (0 is the leftmost face)")
         self._choice = choice
         self._meshes = contextlib.ExitStack()
+        self._finder: Any = None
         self._mesh: Any = None
         self._last: Array | None = None
         self._warm = False
@@ -82,8 +83,10 @@ class FaceTracker:
         return 0.0 if self._last is None else float(np.linalg.norm(points.mean(0) - self._last.mean(0)))
 
     def _start(self, frame: Frame) -> bool:
-        with _face_mesh(static_image_mode=True, max_num_faces=_MAX_FACES) as mesh, silent_stderr():
-            faces = sorted(_faces(mesh, frame), key=lambda points: float(points[:, 0].mean()))
+        if self._finder is None:
+            self._finder = self._meshes.enter_context(_face_mesh(static_image_mode=True, max_num_faces=_MAX_FACES))
+        with silent_stderr():
+            faces = sorted(_faces(self._finder, frame), key=lambda points: float(points[:, 0].mean()))
         self.faces_seen = max(self.faces_seen, len(faces))
         if self._choice == "largest":
             self._last = max(faces, key=lambda points: float(face_width(points)), default=None)

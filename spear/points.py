@@ -42,6 +42,8 @@ JAW, OUTER_LIPS, INNER_LIPS = positions(_JAW), positions(_OUTER_LIPS), positions
 OVAL = positions([*_CHEEKS[:4], *_JAW, *_CHEEKS[4:]])
 """Cheek and jaw from temple to temple in anatomical order, 25 points, open at the forehead."""
 NOSE_TIP = positions([4])[0]
+STEADY = positions([*_CHEEKS, *_NOSE_BRIDGE, *_NOSE_WINGS, 33, 133, 362, 263])
+"""Upper points that move with the head alone: cheeks, nose, corners of the eyes."""
 _FACE_SIDES = positions([234, 454])
 _INNER_LIP_MIDDLES = positions([13, 14])
 
@@ -80,6 +82,11 @@ def spread_over_opening(points: Array, count: int) -> list[int]:
     order = np.argsort(lip_opening(points), kind="stable")
     picks = np.round(np.linspace(0, len(order) - 1, count)).astype(int)
     return sorted(int(order[p]) for p in picks)
+
+
+def head_motion(points: Array) -> Array:
+    """Where the head is, from (F, 131, 2): the 74 upper points without the detector's tremble (Gaussian, sigma 1)."""
+    return gaussian_filter1d(points[:, UPPER], 1.0, axis=0, mode="nearest").astype(np.float32)
 
 
 def draw_sketch(points: Array, size: int, thickness: int = 2) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spear.errors import SpearError
@@ -58,15 +58,17 @@ def find_sources(videos: list[Path], layout: str = "auto") -> tuple[list[Source]
     if layout not in LAYOUTS:
         raise SpearError(f"--layout {layout} is not one of {', '.join(LAYOUTS)}")
     sources: dict[str, Source] = {}
+    seen: set[Path] = set()
     passed_over: Counter[str] = Counter()
     for top in videos:
         if not top.exists():
             raise SpearError(f"{top} does not exist; give a video or a folder of videos")
         for path in _walk(top, passed_over):
+            if path.resolve() in seen:  # a folder and a part of it were given
+                continue
+            seen.add(path.resolve())
             source = _describe(path, top, layout)
-            if source.id in sources and sources[source.id].path != source.path:
-                mark = hashlib.sha256(str(path).encode()).hexdigest()[:6]
-                source = Source(**{**source.__dict__, "id": f"{source.id}-{mark}"})
+            source = marked(source) if source.id in sources else source
             sources[source.id] = source
     if not sources:
         raise SpearError(f"no video in {', '.join(map(str, videos))}; give a folder with .mp4, .mov, .mkv ... files")
@@ -75,6 +77,12 @@ def find_sources(videos: list[Path], layout: str = "auto") -> tuple[list[Source]
         for suffix, count in sorted(passed_over.items())
     ]
     return [sources[key] for key in sorted(sources)], notes
+
+
+def marked(source: Source) -> Source:
+    """The same video under an id that tells it apart from another video of its name."""
+    mark = hashlib.sha256(str(source.path.resolve()).encode()).hexdigest()[:6]
+    return replace(source, id=f"{source.id}-{mark}")
 
 
 def _walk(top: Path, passed_over: Counter[str]) -> Iterator[Path]:

@@ -64,7 +64,7 @@ def _run(args: list[str], cwd: Path, said: tuple[Path, Path], most_bytes: int | 
 
 def done(run: Run) -> str:
     """What a command that went well said on stdout; on stderr it said nothing."""
-    assert (run.code, run.err) == (0, "")
+    assert (run.code, run.err) == (0, ""), run.err
     return run.out
 
 

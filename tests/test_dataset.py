@@ -24,7 +24,7 @@ from spear.dataset import (
     usable_clips,
 )
 from spear.errors import SpearError
-from spear.points import LOWER, OUTER_LIPS, lip_opening, pose_input
+from spear.points import LOWER, OUTER_LIPS, UPPER, lip_opening, pose_input
 from spear.progress import Report
 
 
@@ -57,7 +57,8 @@ def test_speech_windows_are_a_function_of_seed_epoch_and_index(clips: list[Clip]
 def test_shapes_of_a_speech_window(clips: list[Clip]) -> None:
     shapes = {name: tuple(value.shape) for name, value in _windows(clips)[0, 0].items()}
     assert shapes == {
-        "features": (10, 4, 39), "pose": (10, 74, 2), "references": (4, 131, 2), "truth": (10, 57, 2), "real": (10,),
+        "features": (10, 4, 39), "pose": (10, 74, 2), "head": (10, 74, 2), "references": (4, 131, 2),
+        "truth": (10, 57, 2), "real": (10,),
     }  # fmt: skip
 
 
@@ -73,6 +74,7 @@ def test_speech_windows_stay_inside_the_clip_and_belong_together(clips: list[Cli
             assert start + 10 <= 30
             assert np.array_equal(sample["truth"], points[part, LOWER])
             assert np.array_equal(sample["pose"], pose[part])
+            assert np.array_equal(sample["head"], points[part, UPPER])
             assert torch.equal(sample["features"], features[part])
             assert sample["real"].all()
             starts.add(start)
@@ -123,10 +125,10 @@ def test_face_pairs_are_a_function_of_seed_epoch_and_index(clips: list[Clip]) ->
     assert not _same(data[5, 5], data[4, 5])
 
 
-def test_long_clips_give_more_frames_to_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clip = make_clip(tmp_path / "a", 2)
-    clip.__dict__["info"] = clip.info.__class__(**{**clip.info.__dict__, "frames": 300})
-    assert len(FacePairs([clip], 1, per_clip=8, seed=0)) == 8 * 300 // 75
+def test_long_clips_give_more_frames_to_an_epoch(clips: list[Clip], tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "a", 150)
+    assert len(FacePairs([clip], 1, per_clip=8, seed=0)) == 8 * 150 // 75
+    assert len(FacePairs(clips, 1, per_clip=8, seed=0)) == 8 * 3
 
 
 def test_shapes_of_a_face_pair(clips: list[Clip]) -> None:

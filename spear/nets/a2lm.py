@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spear.clip import CROP
 from spear.nets.spade import start_at_zero
-from spear.points import LOWER, N_LOWER, N_POINTS, N_UPPER, UPPER
+from spear.points import LOWER, N_LOWER, N_POINTS, N_UPPER, STEADY
 
 _WINDOW_MARGIN = 25
 """Frames that neighbouring windows share when a long track is predicted; their results are blended."""
@@ -135,12 +135,16 @@ class A2LM(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(config.feature_shape))
         self.register_buffer("feature_scale", torch.ones(config.feature_shape))
 
-    def forward(self, features: Tensor, pose: Tensor, references: Tensor) -> Tensor:
-        """features (B, T, L, W), pose (B, T, 74, 2), references (B, R, 131, 2) -> (B, T, 57, 2), all in crop px."""
+    def forward(self, features: Tensor, pose: Tensor, references: Tensor, head: Tensor | None = None) -> Tensor:
+        """features (B, T, L, W), pose (B, T, 74, 2), references (B, R, 131, 2) -> (B, T, 57, 2), all in crop px.
+
+        head: (B, T, 74, 2), where the head really is, if pose is smoothed: no layer reads it (it gives the mouth away),
+        but it carries the face along, or jaw and mouth would lag behind a quick head. Not used by the paper's net.
+        """
         audio = self.audio((features - self.feature_mean) / self.feature_scale)
         heads, faces = _unit(pose), _unit(references)
         offset = self.decoder(audio, self.pose(heads.transpose(2, 3)), self.references(faces.transpose(2, 3)))
-        base = carried_lower_face(heads, faces) if self.config.light else 0.0
+        base = carried_lower_face(heads if head is None else _unit(head), faces) if self.config.light else 0.0
         return (base + offset) * CROP + CROP / 2
 
 
@@ -161,17 +165,19 @@ def _unit(points: Tensor) -> Tensor:
     return (points - CROP / 2) / CROP
 
 
-def carried_lower_face(pose: Tensor, references: Tensor) -> Tensor:
-    """The references' mean lower face, moved as their upper face must move to meet the pose (affine least squares).
+def carried_lower_face(head: Tensor, references: Tensor) -> Tensor:
+    """The references' mean lower face, moved as their steady points must move to meet the head's (similarity, least
+    squares): head (B, T, 74, 2), references (B, R, 131, 2) -> (B, T, 57, 2). Also the baseline beside LD.
 
-    pose (B, T, 74, 2), references (B, R, 131, 2) -> (B, T, 57, 2). It is also the baseline that LD is compared with.
+    An affine fit, or one in which brows and eyelids have a say, follows the truth less closely (LD + 5 to 10 %).
     """
-    mean = references.mean(1)
-    upper, lower = (torch.cat([mean[:, part], torch.ones_like(mean[:, part, :1])], -1) for part in (UPPER, LOWER))
-    upper = upper.double()
-    gram = upper.transpose(1, 2) @ upper + 1e-6 * torch.eye(3, dtype=torch.float64, device=upper.device)
-    solve = torch.linalg.solve(gram, upper.transpose(1, 2)).to(pose.dtype)
-    return lower[:, None] @ (solve[:, None] @ pose)
+    mean, head = (torch.view_as_complex(points.float().contiguous()) for points in (references.mean(1), head))
+    known, seen = mean[:, STEADY], head[..., STEADY]
+    middle, place = known.mean(-1, keepdim=True), seen.mean(-1, keepdim=True)
+    known = (known - middle)[:, None]
+    # a complex factor turns and scales: the least-squares one
+    turn = (known.conj() * (seen - place)).sum(-1, keepdim=True) / known.abs().square().sum(-1, keepdim=True)
+    return torch.view_as_real(turn * (mean[:, LOWER] - middle)[:, None] + place)
 
 
 def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
@@ -182,10 +188,12 @@ def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def predict_landmarks(net: A2LM, features: Tensor, pose: Tensor, references: Tensor) -> Tensor:
+def predict_landmarks(
+    net: A2LM, features: Tensor, pose: Tensor, references: Tensor, head: Tensor | None = None
+) -> Tensor:
     """A whole track of any length in windows of the training length, blended where they overlap.
 
-    features (F, L, W), pose (F, 74, 2), references (R, 131, 2) -> (F, 57, 2) crop px, on the CPU.
+    features (F, L, W), pose and head (F, 74, 2), references (R, 131, 2) -> (F, 57, 2) crop px, on the CPU.
     """
     total, window = features.shape[0], net.config.window
     device = next(net.parameters()).device
@@ -193,9 +201,10 @@ def predict_landmarks(net: A2LM, features: Tensor, pose: Tensor, references: Ten
     ramp = (
         torch.minimum(torch.arange(1, window + 1), torch.arange(window, 0, -1)).clamp(max=_WINDOW_MARGIN).view(-1, 1, 1)
     )
-    for start in _window_starts(total, window, window - _WINDOW_MARGIN):
+    for start in _window_starts(total, window, max(1, window - _WINDOW_MARGIN)):
         part = slice(start, min(start + window, total))
-        points = net(features[None, part].to(device), pose[None, part].to(device), references[None].to(device))[0].cpu()
+        inputs = (features[part], pose[part], references, pose[part] if head is None else head[part])
+        points = net(*(value[None].to(device) for value in inputs))[0].cpu()
         result[part] += points * ramp[: points.shape[0]]
         weight[part] += ramp[: points.shape[0]]
     return result / weight

@@ -15,7 +15,7 @@ from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transf
 from spear.files import make_folder, sha256_of, whole, write_text
 from spear.jobs import run_each
 from spear.progress import Progress, Report, no_progress
-from spear.sources import Source, assign_splits, find_sources
+from spear.sources import Source, assign_splits, find_sources, marked
 from spear.video import Footage, VideoWriter
 
 ON_MISSING_FACE = ("hold", "skip", "fail")
@@ -50,11 +50,12 @@ def preprocess(
     with FaceTracker(face):
         pass  # a wrong --face is an error of its own, not of the first clip
     sources, notes = find_sources(videos, layout)
-    make_folder(clips)
+    sources = [_own_id(clips, source) for source in sources]
     report = Report(notes=notes)
     settings = {"detector": DETECTOR, "face": face, "on_missing_face": on_missing_face, "crop_widths": CROP_WIDTHS,
                 "nose_row": NOSE_ROW}  # fmt: skip
     splits = assign_splits(sources, split_by, seed)
+    make_folder(clips)
     rule = f"by {split_by}, seed {seed}"
     work = []
     for source in sources:
@@ -80,6 +81,16 @@ def preprocess(
         many = f"none of {len(sources)} videos is usable; {clips / 'skipped.jsonl'} says why, the first: {first}"
         raise SpearError(first if len(sources) == 1 else many)
     return report
+
+
+def _own_id(clips: Path, source: Source) -> Source:
+    """With another id where the clip of that id is of another video that still exists: it must not be replaced."""
+    try:
+        info = Clip(clips / source.id).info
+        other = not Path(info.source).samefile(source.path) and not _same_source(info, source.path)
+    except (SpearError, OSError):
+        return source
+    return marked(source) if other else source
 
 
 def _is_done(clip: Clip, job: _Job, settings: dict[str, Any]) -> bool:

@@ -20,12 +20,12 @@ from spear.clip import CROP
 from spear.errors import SpearError
 from spear.face import Frame, blend, crop_transform, follow_face, paste, to_crop, warp_crop
 from spear.files import whole, write_picture
-from spear.nets.a2lm import A2LM, predict_landmarks
+from spear.nets.a2lm import A2LM
 from spear.painter import BATCH, Painter, with_lower_face
-from spear.points import Array, draw_sketch, pose_input, spread_over_opening
+from spear.points import Array, draw_sketch, spread_over_opening
 from spear.pretrained.audio_encoders import load_encoder
 from spear.progress import Progress, no_progress
-from spear.stages.train_a2lm import load_a2lm
+from spear.stages.train_a2lm import load_a2lm, speak
 from spear.stages.train_lm2face import load_lm2face
 from spear.version import __version__
 from spear.video import Footage, VideoWriter, ping_pong_index
@@ -127,10 +127,7 @@ def _speak(
     device = PartialState().device
     features = encoder(torch.from_numpy(samples).to(device))
     shown = points[order]
-    references = torch.from_numpy(points[spread_over_opening(points, net.config.references)])
-    lower = predict_landmarks(
-        net.to(device), features, torch.from_numpy(pose_input(shown, net.config.pose)), references
-    )
+    lower = speak(net.to(device), features, shown, points[spread_over_opening(points, net.config.references)])
     return with_lower_face(shown, lower.numpy())
 
 

@@ -18,7 +18,7 @@ from spear.dataset import SpeechWindows, cached_points, usable_clips
 from spear.errors import SpearError
 from spear.losses import landmark_mse, landmark_velocity
 from spear.nets.a2lm import A2LM, A2LMConfig, build_a2lm, carried_lower_face, predict_landmarks
-from spear.points import LOWER, POSES, face_width, lip_opening, pose_input, spread_over_opening
+from spear.points import LOWER, POSES, Array, face_width, head_motion, lip_opening, pose_input, spread_over_opening
 from spear.pretrained.audio_encoders import ENCODERS
 from spear.progress import Progress, Report, no_progress
 from spear.scores.landmark import landmark_distance, landmark_velocity_distance, opening_correlation
@@ -71,7 +71,7 @@ def train_a2lm(
     model, optimiser = accelerator.prepare(net, optimiser)
 
     def step(batch: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-        pred = model(batch["features"], batch["pose"], batch["references"]) / CROP
+        pred = model(*(batch[name] for name in ("features", "pose", "references", "head"))) / CROP
         truth = batch["truth"] / CROP
         pred = torch.where(batch["real"][..., None, None], pred, truth)
         mse, velocity = landmark_mse(pred, truth), landmark_velocity(pred, truth)
@@ -135,12 +135,19 @@ def _standardise(net: A2LM, data: SpeechWindows) -> None:
 
 
 def predict_clip(net: A2LM, clip: Clip) -> tuple[Tensor, Tensor]:
-    """Predicted lower face and the baseline (the references' mean carried by the pose), (F, 57, 2) crop px each."""
+    """Predicted lower face and the baseline (the references' mean carried by the head), (F, 57, 2) crop px each."""
     points = cached_points(clip)
-    pose = torch.from_numpy(pose_input(points, net.config.pose))
-    references = torch.from_numpy(points[spread_over_opening(points, net.config.references)])
-    pred = predict_landmarks(net, clip.features(net.config.encoder), pose, references)
-    return pred, carried_lower_face(pose[None], references[None])[0]
+    references = points[spread_over_opening(points, net.config.references)]
+    pred = speak(net, clip.features(net.config.encoder), points, references)
+    head = torch.from_numpy(head_motion(points)[None])
+    return pred, carried_lower_face(head, torch.from_numpy(references[None]))[0]
+
+
+def speak(net: A2LM, features: Tensor, points: Array, references: Array) -> Tensor:
+    """The lower face (F, 57, 2) in crop px for features (F, L, W), by the upper face in points (F, 131, 2), whose lower
+    face is not looked at, and references (R, 131, 2)."""
+    pose, head = torch.from_numpy(pose_input(points, net.config.pose)), torch.from_numpy(head_motion(points))
+    return predict_landmarks(net, features, pose, torch.from_numpy(references), head)
 
 
 def _validate(net: A2LM, clips: list[Clip]) -> dict[str, float]:

@@ -93,9 +93,9 @@ def test_features_are_standardised_by_what_the_net_stores() -> None:
     assert {"feature_mean", "feature_scale"} <= net.state_dict().keys()
 
 
-def test_carried_lower_face_follows_an_affine_motion_exactly() -> None:
+def test_carried_lower_face_follows_a_turned_and_scaled_head_exactly() -> None:
     references = torch.from_numpy(np.stack([face(0), face(20)]))[None]
-    turn = torch.tensor([[0.9, 0.3], [-0.2, 1.1]])
+    turn = torch.tensor([[0.9, 0.3], [-0.3, 0.9]])
     moved = (references.mean(1) @ turn + torch.tensor([7.0, -3.0]))[:, None]
     carried = carried_lower_face(moved[..., UPPER, :], references)
     torch.testing.assert_close(carried, moved[..., LOWER, :], atol=5e-3, rtol=0)
@@ -109,6 +109,19 @@ def test_place_embeddings_tell_frames_apart_at_any_length() -> None:
     assert torch.pdist(place).min() > 0.1
 
 
+def test_the_head_carries_the_face_and_no_layer_reads_it() -> None:
+    """Where the head really is moves the whole prediction along, and changes nothing else in it."""
+    net = build_a2lm(SMALL).eval()
+    nn.init.normal_(net.decoder.outward.weight)
+    features, pose, references = _inputs(SMALL, batch=1, time=6)
+    shift = torch.tensor([7.0, -4.0])
+    moved = net(features, pose, references, pose + shift)
+    torch.testing.assert_close(moved, net(features, pose, references) + shift, atol=2e-2, rtol=0)
+    paper = build_a2lm(PAPER).eval()
+    inputs = _inputs(PAPER, batch=1, time=2)
+    assert torch.equal(paper(*inputs), paper(*inputs, inputs[1] + shift))
+
+
 class _Stub(nn.Module):
     """Stands for the net; records how long its windows were."""
 
@@ -118,7 +131,7 @@ class _Stub(nn.Module):
         super().__init__()
         self.somewhere, self.answer, self.lengths = nn.Parameter(torch.zeros(1)), answer, []
 
-    def forward(self, features: Tensor, pose: Tensor, references: Tensor) -> Tensor:
+    def forward(self, features: Tensor, pose: Tensor, references: Tensor, head: Tensor) -> Tensor:
         self.lengths.append(features.shape[1])
         return self.answer(pose[:, :, :57])
 
@@ -134,6 +147,12 @@ def test_windows_cover_every_frame_of_a_track_of_any_length(frames: int) -> None
     result, net = _predict(lambda pose: pose, frames)
     torch.testing.assert_close(result, torch.arange(float(frames)).view(-1, 1, 1).expand(-1, 57, 2))
     assert set(net.lengths) == {min(frames, 75)}
+
+
+def test_windows_shorter_than_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Stub, "config", SimpleNamespace(window=20))
+    result, _ = _predict(lambda pose: pose, 50)
+    torch.testing.assert_close(result[:, 0, 0], torch.arange(50.0))
 
 
 def test_windows_that_disagree_are_blended_over_25_frames() -> None:

@@ -1,0 +1,245 @@
+"""`render`: any speech, a video or a picture; length, size and all pixels outside the blend are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import portrait, talker, voice
+from numpy.typing import NDArray
+from torch import nn
+
+from spear.audio import load_audio, write_wav
+from spear.checkpoint import save_checkpoint
+from spear.errors import SpearError, UnusableClip
+from spear.face import crop_transform, follow_face, inverse, to_crop
+from spear.nets.a2lm import A2LMConfig, build_a2lm
+from spear.nets.autoencoder import load_autoencoder
+from spear.nets.lm2face import Lm2FaceConfig, build_lm2face
+from spear.pretrained.mfcc import Mfcc
+from spear.stages import render as stage
+from spear.stages.render import render
+from spear.video import Footage, ping_pong_index
+
+Frame = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both stages, tiny and with random weights, so that the mouth is surely changed."""
+    folder, vae = tmp_path_factory.mktemp("models"), load_autoencoder()
+    torch.manual_seed(0)
+    a2lm_config = A2LMConfig("mfcc", Mfcc().settings, (4, 39), width=16, layers=1, heads=2, feedforward=16)
+    lm2face_config = Lm2FaceConfig(vae.identity(), vae.latent_channels, width=8, blocks=1, references=2)
+    a2lm, lm2face = build_a2lm(a2lm_config), build_lm2face(lm2face_config, vae)
+    nn.init.normal_(a2lm.decoder.outward.weight, std=0.01)
+    nn.init.normal_(lm2face.spade_net.paint.outward.weight, std=0.3)
+    save_checkpoint(folder / "a2lm.safetensors", "a2lm", asdict(a2lm_config), a2lm.state_dict())
+    save_checkpoint(folder / "lm2face.safetensors", "lm2face", asdict(lm2face_config), lm2face.state_dict())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ref(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short video of the astronaut: 20 frames."""
+    return talker(tmp_path_factory.mktemp("ref") / "ref.mp4", seed=1, seconds=0.8)
+
+
+def _speech(path: Path, seconds: float) -> Path:
+    write_wav(path, voice(5, 3.0)[0][: round(seconds * 16_000)])
+    return path
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[Frame]:
+    """The frames as they are handed to the encoder, which itself changes every pixel a little."""
+    frames: list[Frame] = []
+    write = stage.VideoWriter.write
+    monkeypatch.setattr(
+        stage.VideoWriter, "write", lambda self, frame: (frames.append(frame.copy()), write(self, frame))
+    )
+    return frames
+
+
+def _decoded(path: Path) -> Iterator[Frame]:
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.5, 1.31])
+def test_as_many_frames_as_the_speech_lasts(models: Path, portrait_png: Path, tmp_path: Path, seconds: float) -> None:
+    # round(0.02 * 25) = 0, at least 1; round(0.5 * 25) = 12; round(1.31 * 25) = 33
+    frames = {0.02: 1, 0.5: 12, 1.31: 33}[seconds]
+    made = render(_speech(tmp_path / "a.wav", seconds), portrait_png, tmp_path / "out.mp4", models)
+    assert made.frames == frames
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        assert (video.frames, video.average_rate, video.width, video.height) == (frames, 25, 320, 320)
+        length = float(audio.duration * audio.time_base)
+        assert abs(length - seconds) <= 0.04  # a frame
+    assert [p.name for p in tmp_path.glob("*out*")] == ["out.mp4"]
+
+
+def test_a_still_picture_speaks(models: Path, portrait_png: Path, tmp_path: Path, written: list[Frame]) -> None:
+    speech = _speech(tmp_path / "a.wav", 1.0)
+    seen: list[tuple[int, int, str]] = []
+    made = render(speech, portrait_png, tmp_path / "out.mp4", models, progress=lambda *row: seen.append(row))
+    assert (made.frames, made.width, made.height, made.notes) == (25, 320, 320, [])
+    assert seen[-1] == (25, 25, "rendering")
+    still = portrait()
+    changed = np.abs(np.stack(written).astype(int) - still).max(-1)  # (F, H, W)
+    assert changed.max((1, 2)).min() > 10  # in every frame
+    rows, columns = np.nonzero(changed.max(0))
+    assert rows.min() > 100  # below the eyes; the nose's tip is at (161, 126), the mouth at (162, 147)
+    assert rows.max() < 220
+    assert columns.min() > 100
+    assert columns.max() < 225
+    mouths = np.stack(written)[:, 135:165, 140:185].astype(int)
+    assert np.abs(np.diff(mouths, axis=0)).mean() > 0.05  # it moves
+    sound, spoken = load_audio(tmp_path / "out.mp4"), load_audio(speech)
+    assert np.corrcoef(sound[: spoken.size], spoken[: sound.size])[0, 1] > 0.95
+
+
+def test_a_ref_shorter_than_the_speech_runs_forward_and_backward(
+    models: Path, ref: Path, tmp_path: Path, written: list[Frame]
+) -> None:
+    """And every pixel outside the blend is that of the ref's frame, bit for bit."""
+    footage = Footage(ref)
+    sources = list(footage.frames())
+    made = render(_speech(tmp_path / "a.wav", 1.6), ref, tmp_path / "out.mp4", models)
+    order = ping_pong_index(40, 20)
+    assert made.frames == len(written) == 40
+    assert order[18:22].tolist() == [18, 19, 18, 17]
+    points, _ = follow_face(footage, "largest", "hold")
+    transforms = crop_transform(points)
+    y, x = np.mgrid[:320, :320]
+    grid = np.stack([x, y], -1).reshape(-1, 2).astype(np.float32)
+    for frame, i in zip(written, order, strict=True):
+        in_crop = to_crop(grid, transforms[i]).reshape(320, 320, 2)
+        across, down = in_crop[..., 0], in_crop[..., 1]
+        outside = (across < -1) | (across > 256) | (down < 111) | (down > 256)
+        assert np.array_equal(frame[outside], sources[i][outside])
+        assert not np.array_equal(frame, sources[i])
+
+
+def test_what_is_decoded_is_the_ref_but_for_the_mouth(models: Path, ref: Path, tmp_path: Path) -> None:
+    """After H.264, too: no shift of colours or place."""
+    render(_speech(tmp_path / "a.wav", 0.8), ref, tmp_path / "out.mp4", models)
+    for made, source in zip(_decoded(tmp_path / "out.mp4"), _decoded(ref), strict=True):
+        off = made[:90].astype(int) - source[:90]  # above the nose
+        assert np.abs(off).mean() < 2
+        assert abs(off.mean()) < 0.3
+
+
+def test_odd_sizes_and_a_face_that_is_not_found_everywhere_are_told(models: Path, tmp_path: Path) -> None:
+    picture = np.pad(portrait(), ((0, 1), (0, 3), (0, 0)), mode="edge")
+    cv2.imwrite(str(tmp_path / "odd.png"), picture[..., ::-1])
+    made = render(_speech(tmp_path / "a.wav", 0.2), tmp_path / "odd.png", tmp_path / "out.mp4", models)
+    assert made.notes == ["the ref has an odd size; H.264 wants even ones, so the edge was repeated by one pixel"]
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (324, 322)
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mkv"])
+def test_other_containers(models: Path, portrait_png: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"out{suffix}"
+    render(_speech(tmp_path / "a.wav", 0.2), portrait_png, out, models)
+    assert sum(1 for _ in _decoded(out)) == 5
+
+
+def test_two_runs_give_equal_pictures(models: Path, portrait_png: Path, tmp_path: Path, written: list[Frame]) -> None:
+    speech = _speech(tmp_path / "a.wav", 0.4)
+    for name in ("a", "b"):
+        render(speech, portrait_png, tmp_path / f"{name}.mp4", models)
+    assert len(written) == 20
+    assert np.array_equal(written[:10], written[10:])
+
+
+def test_only_what_is_needed_of_a_long_ref_is_read(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ref of 24 frames, speech of 3, of which the first 6 may be looked at (in earnest: 250)."""
+    monkeypatch.setattr(stage, "_LEAST_ANALYSED", 6)
+    long = talker(tmp_path / "long.mp4", seed=2, seconds=0.96)
+    decoded = [0]
+
+    class Counted(stage.Footage):
+        def _decoded(self, *args: Any, **options: Any) -> Iterator[Any]:
+            for frame in super()._decoded(*args, **options):
+                decoded[0] += 1
+                yield frame
+
+    monkeypatch.setattr(stage, "Footage", Counted)
+    assert render(_speech(tmp_path / "a.wav", 0.12), long, tmp_path / "out.mp4", models).frames == 3
+    assert decoded[0] <= 3 * (6 + 2)  # found, references, painted; a frame is looked ahead
+
+
+def test_contact_sheet(models: Path, portrait_png: Path, tmp_path: Path) -> None:
+    render(_speech(tmp_path / "a.wav", 0.4), portrait_png, tmp_path / "out.mp4", models, sheet=tmp_path / "sheet.png")
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet.shape == (8 * 256, 4 * 256, 3)  # eight moments: crop, sketch, face, full frame (square)
+
+
+def _fails(text: str, *args: Any, kind: type[Exception] = SpearError, **options: Any) -> None:
+    with pytest.raises(kind) as caught:
+        render(*args, **options)
+    assert str(caught.value) == text
+
+
+def test_names_that_cannot_be_written(models: Path, ref: Path, speech_wav: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.avi"
+    _fails(f"{out} does not end in .mp4, .mov, .mkv; give the video a name that does", speech_wav, ref, out, models)
+    before = ref.read_bytes()
+    _fails(f"{ref} is the audio or the ref itself; give another -o", speech_wav, ref, ref, models)
+    link = tmp_path / "link.mp4"
+    link.symlink_to(ref)
+    _fails(f"{link} is the audio or the ref itself; give another -o", link, speech_wav, link, models)
+    assert ref.read_bytes() == before
+
+
+def test_models_that_do_not_fit(models: Path, ref: Path, speech_wav: Path, tmp_path: Path) -> None:
+    out, wrong = tmp_path / "out.mp4", tmp_path / "wrong"
+    wrong.mkdir()
+    first = "run `spear train-a2lm` first, or give another folder with --models"
+    _fails(f"no a2lm.safetensors in {wrong}; {first}", speech_wav, ref, out, wrong)
+    path = wrong / "a2lm.safetensors"
+    path.write_bytes((models / "lm2face.safetensors").read_bytes())
+    kinds = "holds a checkpoint of kind 'lm2face', 'a2lm' is needed here; give that one"
+    _fails(f"{path} {kinds}", speech_wav, ref, out, wrong)
+    assert not out.exists()
+    assert list(tmp_path.glob(".*")) == []  # no half-written file
+
+
+def test_features_of_other_weights(models: Path, portrait_png: Path, speech_wav: Path, tmp_path: Path) -> None:
+    config = A2LMConfig("mfcc", {"encoder": "mfcc", "version": 0}, (4, 39), width=16, layers=1, heads=2)
+    save_checkpoint(tmp_path / "a2lm.safetensors", "a2lm", asdict(config), build_a2lm(config).state_dict())
+    (tmp_path / "lm2face.safetensors").write_bytes((models / "lm2face.safetensors").read_bytes())
+    text = (
+        "the model was trained on mfcc features of other weights than these; give the same ones with --encoder-weights"
+    )
+    _fails(text, speech_wav, portrait_png, tmp_path / "out.mp4", tmp_path)
+
+
+def test_an_earlier_result_survives_a_failure(models: Path, ref: Path, tmp_path: Path) -> None:
+    out, empty = tmp_path / "out.mp4", tmp_path / "empty.wav"
+    out.write_bytes(b"an earlier video")
+    write_wav(empty, np.zeros(0, np.float32))
+    with pytest.raises(UnusableClip):
+        render(empty, ref, out, models)
+    assert out.read_bytes() == b"an earlier video"
+
+
+def test_the_blend_lies_inside_the_crop(models: Path, portrait_png: Path) -> None:
+    """What the tests above take for granted of the geometry."""
+    points, _ = follow_face(Footage(portrait_png), "largest", "hold")
+    corners = to_crop(np.array([[0, 112], [255, 255]], np.float32), inverse(crop_transform(points)[0]))
+    assert 85 < corners[0, 0] < corners[1, 0] < 240
+    assert 110 < corners[0, 1] < corners[1, 1] < 210
