@@ -39,12 +39,21 @@ def positions(mesh_indices: list[int]) -> list[int]:
 
 
 JAW, OUTER_LIPS, INNER_LIPS = positions(_JAW), positions(_OUTER_LIPS), positions(_INNER_LIPS)
+DEPTH: Array = np.array([
+    322, 393, 425, 426, 458, 458, 427, 355, 44, -15, -60, -101, -120, -103, -92, -69, -37, 6, -114, -90, -44, 6, 68,
+    28, -17, -54, -81, -97, -111, -143, -179, -220, -262, -156, -199, -240, -276, -280, -274, -235, -192, -148, 39,
+    20, 6, -9, -18, -19, -10, 0, 7, 6, -4, -11, -10, 0, 14, 26, 15, 9, 0, -7, -4, 8, 23, 39, 58, 44, 31, 16, 4, 1,
+    6, 15, 405, 360, 288, 211, 150, 102, 53, 21, 11, 26, 63, 117, 168, 234, 314, 390, 436, -13, -52, -90, -125,
+    -151, -155, -148, -119, -82, -41, -2, -27, -58, -81, -101, -106, -104, -87, -66, -37, -26, -46, -72, -94, -110,
+    -114, -107, -89, -65, -37, -16, -31, -54, -75, -93, -100, -96, -81, -62, -40,
+], np.float32) / 1000  # fmt: skip
+"""How far behind the middle of the face each point lies, in face widths: mean of eleven people, from the mesh."""
 OVAL = positions([*_CHEEKS[:4], *_JAW, *_CHEEKS[4:]])
 """Cheek and jaw from temple to temple in anatomical order, 25 points, open at the forehead."""
 NOSE_TIP = positions([4])[0]
 STEADY = positions([*_CHEEKS, *_NOSE_BRIDGE, *_NOSE_WINGS, 33, 133, 362, 263])
 """Upper points that move with the head alone: cheeks, nose, corners of the eyes."""
-_FACE_SIDES = positions([234, 454])
+FACE_SIDES = positions([234, 454])
 _INNER_LIP_MIDDLES = positions([13, 14])
 
 
@@ -64,7 +73,7 @@ EDGES: list[tuple[int, int]] = [
 
 def face_width(points: Array) -> Array:
     """Distance between the sides of the face (FaceMesh 234 and 454), px: (..., 131, 2) -> (...)."""
-    right, left = points[..., _FACE_SIDES[0], :], points[..., _FACE_SIDES[1], :]
+    right, left = points[..., FACE_SIDES[0], :], points[..., FACE_SIDES[1], :]
     return np.linalg.norm(left - right, axis=-1)
 
 

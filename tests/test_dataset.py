@@ -24,7 +24,7 @@ from spear.dataset import (
     usable_clips,
 )
 from spear.errors import SpearError
-from spear.points import LOWER, OUTER_LIPS, UPPER, lip_opening, pose_input
+from spear.points import LOWER, OUTER_LIPS, head_motion, lip_opening, pose_input
 from spear.progress import Report
 
 
@@ -74,7 +74,7 @@ def test_speech_windows_stay_inside_the_clip_and_belong_together(clips: list[Cli
             assert start + 10 <= 30
             assert np.array_equal(sample["truth"], points[part, LOWER])
             assert np.array_equal(sample["pose"], pose[part])
-            assert np.array_equal(sample["head"], points[part, UPPER])
+            assert np.array_equal(sample["head"], head_motion(points)[part])
             assert torch.equal(sample["features"], features[part])
             assert sample["real"].all()
             starts.add(start)

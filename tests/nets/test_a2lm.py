@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from spear.face import crop_transform
 from spear.nets.a2lm import A2LMConfig, build_a2lm, carried_lower_face, predict_landmarks, sinusoids
-from spear.points import LOWER, UPPER, pose_input
+from spear.points import DEPTH, LOWER, UPPER, pose_input
 
 PAPER = A2LMConfig.paper(encoder="hubert", encoder_settings={}, feature_shape=(3, 1024))
 SMALL = A2LMConfig(encoder="mfcc", encoder_settings={}, feature_shape=(4, 39), width=16, layers=1, heads=2)
@@ -99,6 +99,24 @@ def test_carried_lower_face_follows_a_turned_and_scaled_head_exactly() -> None:
     moved = (references.mean(1) @ turn + torch.tensor([7.0, -3.0]))[:, None]
     carried = carried_lower_face(moved[..., UPPER, :], references)
     torch.testing.assert_close(carried, moved[..., LOWER, :], atol=5e-3, rtol=0)
+
+
+def test_carried_lower_face_follows_a_head_that_turns_to_the_side() -> None:
+    references = torch.from_numpy(np.stack([face(0), face(20)]))[None]
+    moved = references.mean(1)[:, None].clone()
+    moved[..., 0] += 30 * torch.from_numpy(DEPTH)  # what lies farther back moves farther to the right
+    carried = carried_lower_face(moved[..., UPPER, :], references)
+    torch.testing.assert_close(carried, moved[..., LOWER, :], atol=5e-3, rtol=0)
+
+
+def test_brows_and_eyelids_do_not_carry_the_face() -> None:
+    references = torch.from_numpy(face()[None, None])
+    head = references[..., UPPER, :].clone()
+    brows, upper_lid = slice(8, 28), slice(43, 50)  # after 8 points of the cheeks; after the eye's outer corner
+    head[..., brows, 1] -= 15
+    head[..., upper_lid, 1] += 8
+    carried = carried_lower_face(head, references)
+    torch.testing.assert_close(carried, references[..., LOWER, :], atol=1e-3, rtol=0)
 
 
 def test_place_embeddings_tell_frames_apart_at_any_length() -> None:
