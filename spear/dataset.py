@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from typing import Any
 
@@ -39,6 +40,11 @@ def usable_clips(clips: list[Clip], report: Report, encoder: str | None = None) 
     if not kept:
         raise first_error or SpearError("there is no clip to use; run `spear preprocess` first")
     return kept
+
+
+def data_digest(clips: list[Clip]) -> str:
+    """Tells whether a training is resumed on the data that it began with."""
+    return hashlib.sha256("\n".join(f"{clip.id} {clip.fingerprint}" for clip in clips).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1024)

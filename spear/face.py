@@ -31,6 +31,8 @@ _SMOOTHING = 4.0
 """Gaussian sigma, frames, over the crop's place, size and angle: the picture must not shake with the detector."""
 _RIGHT_EYE, _LEFT_EYE = slice(42, 58), slice(58, 74)
 _MAX_FACES = 5
+_COMES_BACK = 5
+"""Frames after which a lost face may reappear one more face width away."""
 _MOST_MISSING = 0.5
 """With a face in fewer than this share of the frames, a clip is more guess than footage."""
 
@@ -52,6 +54,7 @@ class FaceTracker:
         self._finder: Any = None
         self._mesh: Any = None
         self._last: Array | None = None
+        self._lost = 0
         self._warm = False
         self.faces_seen = 0
         """Faces in the frame where the tracking started."""
@@ -70,17 +73,16 @@ class FaceTracker:
             return None
         with contextlib.nullcontext() if self._warm else silent_stderr():  # the first face makes the C++ side warn
             faces = _faces(self._mesh, frame)
-        if not faces:
+        self._warm = self._warm or bool(faces)
+        last = self._last
+        assert last is not None  # _start has found it
+        far = [float(np.linalg.norm(points.mean(0) - last.mean(0))) for points in faces]
+        # another face may still be there when the followed one is gone; that may come back elsewhere, later farther
+        if not far or min(far) > (1 + self._lost / _COMES_BACK) * float(face_width(last)):
+            self._lost += 1
             return None
-        self._warm = True
-        nearest = min(faces, key=self._distance)
-        if self._last is not None and self._distance(nearest) > face_width(self._last):
-            return None  # the followed face is gone; another one is still there
-        self._last = nearest
-        return nearest
-
-    def _distance(self, points: Array) -> float:
-        return 0.0 if self._last is None else float(np.linalg.norm(points.mean(0) - self._last.mean(0)))
+        self._last, self._lost = faces[int(np.argmin(far))], 0
+        return self._last
 
     def _start(self, frame: Frame) -> bool:
         if self._finder is None:

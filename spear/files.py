@@ -70,10 +70,16 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write an RGB picture (H, W, 3) as PNG, whole or absent. Raises SpearError for another suffix."""
-    if path.suffix.lower() != ".png":
+def check_picture(path: Path) -> None:
+    """Raises SpearError where a PNG cannot be written under this name: before the work, not after it."""
+    if path.suffix.lower() != ".png" or path.is_dir():
         raise SpearError(f"{path} does not end in .png; give the picture a name that does")
+    make_folder(path.parent)
+
+
+def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write an RGB picture (H, W, 3) as PNG, whole or absent. Raises SpearError as check_picture."""
+    check_picture(path)
     with whole(path) as temporary:
         cv2.imwrite(str(temporary), picture[..., ::-1])
 

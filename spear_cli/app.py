@@ -68,7 +68,7 @@ app = typer.Typer(
 Clips = Annotated[Path, typer.Option("--clips", help="Folder of the clips.")]
 Models = Annotated[Path, typer.Option("--models", help="Folder of the trained models.")]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")]
-Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
+Seed = Annotated[int, typer.Option(min=0, help="Equal seeds give equal results.")]
 Preset = Annotated[str, typer.Option(help="`small` (two CPU cores) or `paper` (a GPU).")]
 MaxMinutes = Annotated[float | None, typer.Option(min=0.01, help="Stop after this long, over all resumes.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")]

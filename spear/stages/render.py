@@ -19,7 +19,7 @@ from spear.audio import fit_to_frames, frames_of, load_audio
 from spear.clip import CROP
 from spear.errors import SpearError
 from spear.face import Frame, blend, crop_transform, follow_face, paste, to_crop, warp_crop
-from spear.files import whole, write_picture
+from spear.files import check_picture, whole, write_picture
 from spear.nets.a2lm import A2LM
 from spear.painter import BATCH, Painter, with_lower_face
 from spear.points import Array, draw_sketch, spread_over_opening
@@ -76,6 +76,8 @@ def render(
         raise SpearError(f"{out} does not end in {', '.join(CONTAINERS)}; give the video a name that does")
     if out.exists() and any(out.samefile(path) for path in (audio, ref) if path.exists()):
         raise SpearError(f"{out} is the audio or the ref itself; give another -o")
+    if sheet is not None:
+        check_picture(sheet)
     started = time.monotonic()
     with whole(out) as temporary:  # first, since a folder that cannot be written should not cost a minute
         folder = models or PACKAGED

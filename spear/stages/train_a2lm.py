@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spear.checkpoint import load_checkpoint, save_checkpoint
 from spear.clip import CROP, Clip, find_clips
-from spear.dataset import SpeechWindows, cached_points, usable_clips
+from spear.dataset import SpeechWindows, cached_points, data_digest, usable_clips
 from spear.errors import SpearError
 from spear.losses import landmark_mse, landmark_velocity
 from spear.nets.a2lm import A2LM, A2LMConfig, build_a2lm, carried_lower_face, predict_landmarks
@@ -84,8 +84,8 @@ def train_a2lm(
     def export(path: Path, about: dict[str, Any]) -> None:
         save_checkpoint(path, "a2lm", asdict(config), net.state_dict(), training=about, seed=seed, preset=preset)
 
-    settings = {"preset": preset, "encoder": encoder, "pose": pose, "clips": [c.id for c in train],
-                "learning_rate": schedule.learning_rate}  # fmt: skip
+    settings = {"preset": preset, "encoder": encoder, "encoder_settings": config.encoder_settings, "pose": pose,
+                "clips": data_digest(train), "learning_rate": schedule.learning_rate}  # fmt: skip
     task = Task("a2lm", {"a2lm": net}, {"adam": optimiser}, data, step, lambda _: _validate(net, val), export, settings)
     return report, fit(task, schedule, models, accelerator, progress)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spear.checkpoint import load_checkpoint, save_checkpoint
 from spear.clip import find_clips
-from spear.dataset import FacePairs, usable_clips
+from spear.dataset import FacePairs, data_digest, usable_clips
 from spear.errors import SpearError
 from spear.files import write_picture
 from spear.losses import critic_loss, generator_loss, masked_mse
@@ -108,7 +108,7 @@ def train_lm2face(
     def validate(steps: int) -> dict[str, float]:
         return _validate(net, loss, samples, models / "lm2face.samples" / f"step_{steps:06d}.png")
 
-    settings = {"preset": preset, "clips": [c.id for c in train], "frames_per_clip": frames_per_clip, "vae": config.vae,
+    settings = {"preset": preset, "clips": data_digest(train), "frames_per_clip": frames_per_clip, "vae": config.vae,
                 "learning_rate": schedule.learning_rate, "perceptual": str(perceptual)}  # fmt: skip
     task = Task("lm2face", {"lm2face": net, "critic": critic}, optimisers, data, step, validate, export, settings)
     return report, fit(task, schedule, models, accelerator, progress)
