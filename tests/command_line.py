@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,11 @@ def spear(*args: str | Path, cwd: Path, **env: str) -> Run:
         capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     return Run(run.returncode, run.stdout, run.stderr)
+
+
+def mind_signals() -> None:
+    """For a process that is to be interrupted: what a shell runs in the background inherits that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def forked_spear(*args: str | Path, cwd: Path, most_bytes: int | None = None, **env: str) -> Run:

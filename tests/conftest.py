@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from command_line import mind_signals
 from numpy.typing import NDArray
 from skimage.data import astronaut
 
@@ -55,6 +56,12 @@ def talker(path: Path, seed: int, seconds: float = SECONDS) -> Path:
             writer.write(cv2.warpAffine(talking, shift, (320, 320), borderMode=cv2.BORDER_REPLICATE))
     path.with_suffix(".wav").unlink()
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Tests interrupt themselves; what a shell runs in the background begins with Ctrl-C ignored."""
+    mind_signals()
 
 
 @pytest.fixture(scope="session")

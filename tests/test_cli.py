@@ -17,7 +17,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from command_line import Run, complaint, done, files, forked_spear, spear
+from command_line import Run, complaint, done, files, forked_spear, mind_signals, spear
 from safetensors import safe_open
 
 from spear.audio import load_audio, write_wav
@@ -514,7 +514,7 @@ def test_a_stopped_render_leaves_nothing_half_written(
     work = ("--audio", "speech.wav", "--ref", "good.mp4", "-o", "out.mp4", "--models", str(chain.folder / "models"))
     process = subprocess.Popen(
         [sys.executable, "-m", "spear_cli", "render", *work],
-        cwd=bad, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=bad, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=mind_signals,
     )  # fmt: skip
     while not [path for path in bad.glob(".out.*.mp4") if path.stat().st_size]:
         assert process.poll() is None

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import toy_training
+from command_line import mind_signals
 from torch import Tensor
 from toy_training import STEPS, Sums, train
 
@@ -283,7 +284,7 @@ def _start(*arguments: object, ranks: int = 0) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *launcher, str(SCRIPT), *map(str, arguments)],
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=mind_signals,
     )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ def train_lm2face(
         save_checkpoint(path, "lm2face", asdict(config), half, training=about, seed=seed, preset=preset)
 
     def validate(steps: int) -> dict[str, float]:
-        return _validate(net, loss, samples, models / "lm2face.samples" / f"step_{steps:06d}.png")
+        return _validate(net, loss, weights, samples, models / "lm2face.samples" / f"step_{steps:06d}.png")
 
     settings = {"preset": preset, "clips": data_digest(train), "frames_per_clip": frames_per_clip, "vae": config.vae,
                 "learning_rate": schedule.learning_rate, "perceptual": str(perceptual)}  # fmt: skip
@@ -156,13 +156,7 @@ def _step(
             generated, _ = model(batch["target"], batch["points"], batch["sketch"], references)
         seen = composite(generated.float(), batch["target"], batch["mask"], shown)
         truth = batch["target"][..., shown:, :]
-        with half_precision(accelerator.device):
-            feature_loss = perceptual(seen, truth).float()
-        losses = {
-            "reconstruction": masked_mse(seen, truth, batch["mask"][..., shown:, :]),
-            "perceptual": feature_loss,
-            "mouth": masked_mse(seen, truth, batch["mouth"][..., shown:, :]),
-        }
+        losses = _picture_losses(perceptual, seen, batch, shown)
         total = sum(getattr(weights, name) * value for name, value in losses.items())
         judged = share >= weights.critic_from
         if judged:
@@ -186,6 +180,20 @@ def _step(
     return step
 
 
+def _picture_losses(
+    perceptual: PerceptualLoss, seen: Tensor, batch: dict[str, Tensor], shown: int
+) -> dict[str, Tensor]:
+    """The parts of equation 8 that compare pictures; seen: (B, 3, h, 256), blended, from row `shown` down."""
+    truth, mask, mouth = (batch[name][..., shown:, :] for name in ("target", "mask", "mouth"))
+    with half_precision(seen.device):
+        features = perceptual(seen, truth).float()
+    return {
+        "reconstruction": masked_mse(seen, truth, mask),
+        "perceptual": features,
+        "mouth": masked_mse(seen, truth, mouth),
+    }
+
+
 def _samples(data: FacePairs, device: torch.device) -> list[dict[str, Tensor]]:
     """Up to 32 frames of the val split, the same at every validation, in batches of 8."""
     picks = np.linspace(0, len(data) - 1, min(32, len(data))).astype(int)
@@ -197,8 +205,9 @@ def _samples(data: FacePairs, device: torch.device) -> list[dict[str, Tensor]]:
 
 
 def _validate(
-    net: Lm2Face, perceptual: PerceptualLoss, samples: list[dict[str, Tensor]], sheet: Path
+    net: Lm2Face, perceptual: PerceptualLoss, weights: Weights, samples: list[dict[str, Tensor]], sheet: Path
 ) -> dict[str, float]:
+    """Figures over the samples and a sheet; `score` is equation 8 without the critic, who judges ever more severely."""
     shown = net.config.shown_row
     figures: list[tuple[float, ...]] = []
     rows: list[Any] = []
@@ -206,25 +215,22 @@ def _validate(
         with half_precision(batch["target"].device):
             references = net.make_references(batch["ref_images"], batch["ref_points"], batch["ref_sketches"])
             generated, aligned = net(batch["target"], batch["points"], batch["sketch"], references)
-        seen, truth, mask = (
-            composite(generated.float(), batch["target"], batch["mask"], shown),
-            batch["target"][..., shown:, :],
-            batch["mask"][..., shown:, :],
-        )
+        seen = composite(generated.float(), batch["target"], batch["mask"], shown)
+        truth, mask = (batch[name][..., shown:, :] for name in ("target", "mask"))
         squared = (seen.clamp(-1, 1) - truth).square() / 4
         hull = (squared * mask).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)))
         full = squared.sum((1, 2, 3)) / batch["target"][0].numel()
         psnr = [(-10 * torch.log10(value.clamp_min(1e-10))).mean().item() for value in (hull, full)]
-        figures.append((perceptual(seen, truth).item(), *psnr, len(truth)))
+        losses = _picture_losses(perceptual, seen, batch, shown)
+        score = sum(getattr(weights, name) * value.item() for name, value in losses.items())
+        figures.append((score, losses["perceptual"].item(), *psnr, len(truth)))
         if len(rows) < _SHEET_ROWS:
             warped = net.vae.decode(aligned.latent)[..., shown - net.config.first_row * 8 :, :]
             rows += _sheet_rows(batch, shown, warped, generated, seen)
     write_picture(sheet, np.vstack(rows[:_SHEET_ROWS]))
-    counts = np.array([row[3] for row in figures])
-    perceptual_mean, hull_psnr, crop_psnr = (
-        float((np.array([r[i] for r in figures]) * counts).sum() / counts.sum()) for i in range(3)
-    )
-    return {"score": perceptual_mean, "perceptual": perceptual_mean, "psnr_hull": hull_psnr, "psnr_crop": crop_psnr}
+    table = np.array(figures)
+    means = np.average(table[:, :-1], axis=0, weights=table[:, -1]).tolist()
+    return dict(zip(("score", "perceptual", "psnr_hull", "psnr_crop"), means, strict=True))
 
 
 def _sheet_rows(batch: dict[str, Tensor], shown: int, warped: Tensor, generated: Tensor, seen: Tensor) -> list[Any]:

@@ -63,7 +63,8 @@ def test_it_learns_and_writes_a_checkpoint_that_describes_itself(clips: Path, tm
     _, before = train_lm2face(clips, tmp_path / "short", frames_per_clip=1, epochs=1)
     report, figures = train_lm2face(clips, tmp_path / "long", frames_per_clip=1, epochs=16, learning_rate=3e-3)
     assert report.skipped == []
-    assert figures["score"] == figures["perceptual"] < 0.95 * before["perceptual"]
+    assert figures["perceptual"] < 0.95 * before["perceptual"]
+    assert figures["score"] < before["score"]
     assert figures["psnr_crop"] > figures["psnr_hull"] > before["psnr_hull"] + 0.5  # dB
     about = read_about(tmp_path / "long" / "lm2face.safetensors")
     vae = load_autoencoder()
