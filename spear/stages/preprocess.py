@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, replace
 from functools import partial
@@ -57,6 +58,8 @@ def preprocess(
     splits = assign_splits(sources, split_by, seed)
     make_folder(clips)
     rule = f"by {split_by}, seed {seed}"
+    if split_by == "speaker":
+        splits = _speakers_together(clips, sources, splits, rule)
     work = []
     for source in sources:
         job = _Job(source, splits[source.id], rule)
@@ -91,6 +94,17 @@ def _own_id(clips: Path, source: Source) -> Source:
     except (SpearError, OSError):
         return source
     return marked(source) if other else source
+
+
+def _speakers_together(clips: Path, sources: list[Source], splits: dict[str, str], rule: str) -> dict[str, str]:
+    """More videos change how speakers are dealt out: one who has a split by this rule already stays in it."""
+    known: dict[str, str] = {}
+    for path in sorted(clips.glob("*/clip.json")):
+        with contextlib.suppress(SpearError):  # damaged: it will be made again
+            info = Clip(path.parent).info
+            if info.split_rule == rule:
+                known.setdefault(info.speaker, info.split)
+    return {source.id: known.get(source.speaker, splits[source.id]) for source in sources}
 
 
 def _is_done(clip: Clip, job: _Job, settings: dict[str, Any]) -> bool:

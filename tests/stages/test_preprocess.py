@@ -115,6 +115,24 @@ def test_two_jobs_give_the_same_bytes(made: tuple[Path, Report], talking_videos:
     assert [name for name in one if one[name][1] != two[name][1]] == []
 
 
+def test_more_videos_leave_a_speaker_in_the_split_that_he_has(talking_videos: Path, tmp_path: Path) -> None:
+    """Alone, `anna` is all of train; among four she would be dealt out anew, as her clips made before are not."""
+    people = tmp_path / "people"
+    for name in ("anna", "ben", "carl", "dora"):
+        people.joinpath(name).mkdir(parents=True)
+        _short(talking_videos / "talker_0.mp4", people / name / "one.mp4")
+    clips = tmp_path / "clips"
+    for name in ("anna", "ben", "carl", "dora"):
+        preprocess([people / name], clips, split_by="speaker")
+    before = {clip.info.speaker: clip.info.split for clip in find_clips(clips)}
+    assert set(before.values()) == {"train"}  # each was alone in its run
+    for name in before:
+        _short(talking_videos / "talker_1.mp4", people / name / "two.mp4")
+    preprocess([people], clips, split_by="speaker")
+    assert len(find_clips(clips)) > 4
+    assert {(clip.info.speaker, clip.info.split) for clip in find_clips(clips)} == set(before.items())
+
+
 def test_another_split_rule_rewrites_nothing_but_clip_json(clips: Path, talking_videos: Path) -> None:
     before = _files(clips)
     report = preprocess([talking_videos], clips, seed=1)
