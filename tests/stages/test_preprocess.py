@@ -116,20 +116,20 @@ def test_two_jobs_give_the_same_bytes(made: tuple[Path, Report], talking_videos:
 
 
 def test_more_videos_leave_a_speaker_in_the_split_that_he_has(talking_videos: Path, tmp_path: Path) -> None:
-    """Alone, `anna` is all of train; among four she would be dealt out anew, as her clips made before are not."""
+    """Alone, a speaker is all of train; among four, one would be dealt to val and one to test."""
     people = tmp_path / "people"
-    for name in ("anna", "ben", "carl", "dora"):
+    for i, name in enumerate(("anna", "ben", "carl", "dora")):
         people.joinpath(name).mkdir(parents=True)
-        _short(talking_videos / "talker_0.mp4", people / name / "one.mp4")
+        _short(talking_videos / f"talker_{i}.mp4", people / name / "one.mp4")
     clips = tmp_path / "clips"
     for name in ("anna", "ben", "carl", "dora"):
         preprocess([people / name], clips, split_by="speaker")
     before = {clip.info.speaker: clip.info.split for clip in find_clips(clips)}
-    assert set(before.values()) == {"train"}  # each was alone in its run
+    assert before == dict.fromkeys(("anna", "ben", "carl", "dora"), "train")  # each was alone in its run
     for name in before:
-        _short(talking_videos / "talker_1.mp4", people / name / "two.mp4")
+        _short(people / name / "one.mp4", people / name / "two.mp4", frames=6)
     preprocess([people], clips, split_by="speaker")
-    assert len(find_clips(clips)) > 4
+    assert len(find_clips(clips)) == 12  # four, and eight under names that tell the person
     assert {(clip.info.speaker, clip.info.split) for clip in find_clips(clips)} == set(before.items())
 
 
