@@ -234,8 +234,16 @@ def test_a_face_that_leaves_is_not_replaced_by_another() -> None:
     alone = _place(BLANK, 120, 10, 100)
     both = _place(alone, 200, 240, 40)
     with FaceTracker() as tracker:
-        found = [tracker(frame) is not None for frame in [both, both, alone, alone, both]]
-    assert found == [True, True, False, False, True]
+        found = [tracker(frame) is not None for frame in [both, both, *[alone] * 40, both]]
+    assert found == [True, True, *[False] * 40, True]
+
+
+def test_a_face_that_was_alone_is_found_again_elsewhere() -> None:
+    """330 px away, some 4 face widths: not at once, but after two seconds without it."""
+    here, there = _place(BLANK, 140, 5, 100), _place(BLANK, 140, 335, 100)
+    with FaceTracker() as tracker:
+        found = [tracker(frame) is not None for frame in [here, here, there, *[BLANK] * 50, there, there]]
+    assert found == [True, True, *[False] * 51, True, True]
 
 
 def test_no_face_yet() -> None:

@@ -86,7 +86,7 @@ def packaged_digest() -> str:
 
 
 def save_autoencoder(path: Path, net: Autoencoder, **about: object) -> None:
-    """Write weights as float16 (under 0.01 dB of loss, half the size) with their config."""
+    """Write weights as float16, half the size, with their config."""
     weights = {name: value.half() for name, value in net.state_dict().items()}
     save_checkpoint(path, "autoencoder", asdict(net.config), weights, **about)
 

@@ -43,12 +43,11 @@ Item = TypeVar("Item")
 
 @dataclass
 class Rendered:
-    """What was made: frames at 25 fps, picture size, which models, seconds spent, and what the user should know."""
+    """What was made: frames at 25 fps, picture size, seconds spent, and what the user should know."""
 
     frames: int
     width: int
     height: int
-    models: list[str]
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -113,7 +112,7 @@ def render(
         notes.append(f"no face in {len(missing)} of {len(points)} frames of the ref; its place was interpolated there")
     if footage.width % 2 or footage.height % 2:
         notes.append("the ref has an odd size; H.264 wants even ones, so the edge was repeated by one pixel")
-    return Rendered(frames, footage.width, footage.height, [str(folder)], seconds, notes)
+    return Rendered(frames, footage.width, footage.height, seconds, notes)
 
 
 def _speak(
