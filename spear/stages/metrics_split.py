@@ -28,8 +28,8 @@ from spear.progress import Report
 from spear.scores.compare import UNITS, ClipScores, FrechetScore, total
 from spear.scores.image import PSNR_CAP
 from spear.scores.landmark import landmark_distance
-from spear.stages.train_a2lm import load_a2lm, predict_clip
 from spear.stages.train_lm2face import load_lm2face
+from spear.talker import load_a2lm, predict_clip
 from spear.video import Footage
 
 LANDMARK_SCORES, PICTURE_SCORES = frozenset({"ld", "lvd"}), frozenset({"psnr", "ssim", "fid"})

@@ -25,8 +25,8 @@ from spear.painter import BATCH, Painter, with_lower_face
 from spear.points import Array, draw_sketch, spread_over_opening
 from spear.pretrained.audio_encoders import load_encoder
 from spear.progress import Progress, no_progress
-from spear.stages.train_a2lm import load_a2lm, speak
 from spear.stages.train_lm2face import load_lm2face
+from spear.talker import load_a2lm, speak
 from spear.version import __version__
 from spear.video import Footage, VideoWriter, ping_pong_index
 

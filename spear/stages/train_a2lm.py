@@ -12,16 +12,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from spear.checkpoint import load_checkpoint, save_checkpoint
+from spear.checkpoint import save_checkpoint
 from spear.clip import CROP, Clip, find_clips
 from spear.dataset import SpeechWindows, cached_points, data_digest, usable_clips
 from spear.errors import SpearError
 from spear.losses import landmark_mse, landmark_velocity
-from spear.nets.a2lm import A2LM, A2LMConfig, build_a2lm, carried_lower_face, predict_landmarks
-from spear.points import LOWER, POSES, Array, face_width, head_motion, lip_opening, pose_input, spread_over_opening
+from spear.nets.a2lm import A2LM, A2LMConfig, build_a2lm
+from spear.points import LOWER, POSES, face_width, lip_opening
 from spear.pretrained.audio_encoders import ENCODERS
 from spear.progress import Progress, Report, no_progress
 from spear.scores.landmark import landmark_distance, landmark_velocity_distance, opening_correlation
+from spear.talker import predict_clip
 from spear.training import Schedule, Task, fit
 
 SCHEDULES = {
@@ -90,15 +91,6 @@ def train_a2lm(
     return report, fit(task, schedule, models, accelerator, progress)
 
 
-def load_a2lm(path: Path) -> A2LM:
-    """A trained net, frozen, on the CPU. Raises SpearError where the file is absent, damaged or of another kind."""
-    weights, about = load_checkpoint(path, "a2lm")
-    config = A2LMConfig(**{**about["config"], "feature_shape": tuple(about["config"]["feature_shape"])})
-    net = build_a2lm(config)
-    net.load_state_dict({name: value.float() for name, value in weights.items()})
-    return net.eval().requires_grad_(False)
-
-
 def _only_encoder(clips: list[Clip]) -> str:
     have = [name for name in ENCODERS if any(clip.features_path(name).exists() for clip in clips)]
     if not have:
@@ -132,22 +124,6 @@ def _standardise(net: A2LM, data: SpeechWindows) -> None:
     values = torch.cat([data[0, int(i)]["features"] for i in picks])
     net.feature_mean.copy_(values.mean(0))
     net.feature_scale.copy_(values.std(0).clamp_min(1e-3))
-
-
-def predict_clip(net: A2LM, clip: Clip) -> tuple[Tensor, Tensor]:
-    """Predicted lower face and the baseline (the references' mean carried by the head), (F, 57, 2) crop px each."""
-    points = cached_points(clip)
-    references = points[spread_over_opening(points, net.config.references)]
-    pred = speak(net, clip.features(net.config.encoder), points, references)
-    head = torch.from_numpy(head_motion(points)[None])
-    return pred, carried_lower_face(head, torch.from_numpy(references[None]))[0]
-
-
-def speak(net: A2LM, features: Tensor, points: Array, references: Array) -> Tensor:
-    """The lower face (F, 57, 2) in crop px for features (F, L, W), by the upper face in points (F, 131, 2), whose lower
-    face is not looked at, and references (R, 131, 2)."""
-    pose, head = torch.from_numpy(pose_input(points, net.config.pose)), torch.from_numpy(head_motion(points))
-    return predict_landmarks(net, features, pose, torch.from_numpy(references), head)
 
 
 def _validate(net: A2LM, clips: list[Clip]) -> dict[str, float]:

@@ -26,8 +26,9 @@ from spear.stages.landmarks import landmarks
 from spear.stages.metrics import metrics
 from spear.stages.metrics_split import hull_psnr
 from spear.stages.preprocess import preprocess
-from spear.stages.train_a2lm import load_a2lm, predict_clip, train_a2lm
+from spear.stages.train_a2lm import train_a2lm
 from spear.stages.train_lm2face import train_lm2face
+from spear.talker import load_a2lm, predict_clip
 from spear_cli.app import app
 
 LANDMARKS, PICTURES = frozenset({"ld", "lvd"}), frozenset({"psnr", "ssim"})

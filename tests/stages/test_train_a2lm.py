@@ -16,10 +16,11 @@ from spear.checkpoint import load_checkpoint, read_about, read_tensors
 from spear.clip import Clip
 from spear.errors import SpearError
 from spear.nets.a2lm import A2LMConfig, carried_lower_face
-from spear.points import LOWER, head_motion, lip_opening
+from spear.points import LOWER, head_motion, lip_opening, spread_over_opening
 from spear.pretrained.mfcc import Mfcc
 from spear.stages import train_a2lm as stage
-from spear.stages.train_a2lm import load_a2lm, predict_clip, train_a2lm
+from spear.stages.train_a2lm import train_a2lm
+from spear.talker import load_a2lm, predict_clip
 from spear.training import InterruptedTraining
 
 
@@ -71,7 +72,7 @@ def test_figures_by_hand(clips: Path) -> None:
     figures = stage._validate(net, [clip])
     points = clip.landmarks()[0]
     pose = torch.from_numpy(head_motion(points))[None]
-    references = torch.from_numpy(points[stage.spread_over_opening(points, 4)])[None]
+    references = torch.from_numpy(points[spread_over_opening(points, 4)])[None]
     off = carried_lower_face(pose, references)[0].numpy() - points[:, LOWER]
     width = np.linalg.norm(points[:, 2] - points[:, 5], axis=-1)  # FaceMesh 234 and 454
     expected = 100 * (np.linalg.norm(off, axis=-1) / width[:, None]).mean()

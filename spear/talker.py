@@ -1,0 +1,39 @@
+"""Stage 1 at work: the lower face for speech, for rendering, validation and scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spear.checkpoint import load_checkpoint
+from spear.clip import Clip
+from spear.dataset import cached_points
+from spear.nets.a2lm import A2LM, A2LMConfig, build_a2lm, carried_lower_face, predict_landmarks
+from spear.points import Array, head_motion, pose_input, spread_over_opening
+
+
+def load_a2lm(path: Path) -> A2LM:
+    """A trained net, frozen, on the CPU. Raises SpearError where the file is absent, damaged or of another kind."""
+    weights, about = load_checkpoint(path, "a2lm")
+    config = A2LMConfig(**{**about["config"], "feature_shape": tuple(about["config"]["feature_shape"])})
+    net = build_a2lm(config)
+    net.load_state_dict({name: value.float() for name, value in weights.items()})
+    return net.eval().requires_grad_(False)
+
+
+def predict_clip(net: A2LM, clip: Clip) -> tuple[Tensor, Tensor]:
+    """Predicted lower face and the baseline (the references' mean carried by the head), (F, 57, 2) crop px each."""
+    points = cached_points(clip)
+    references = points[spread_over_opening(points, net.config.references)]
+    pred = speak(net, clip.features(net.config.encoder), points, references)
+    head = torch.from_numpy(head_motion(points)[None])
+    return pred, carried_lower_face(head, torch.from_numpy(references[None]))[0]
+
+
+def speak(net: A2LM, features: Tensor, points: Array, references: Array) -> Tensor:
+    """The lower face (F, 57, 2) in crop px for features (F, L, W), by the upper face in points (F, 131, 2), whose lower
+    face is not looked at, and references (R, 131, 2)."""
+    pose, head = torch.from_numpy(pose_input(points, net.config.pose)), torch.from_numpy(head_motion(points))
+    return predict_landmarks(net, features, pose, torch.from_numpy(references), head)
