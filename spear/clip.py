@@ -23,7 +23,7 @@ SAMPLE_RATE = 16_000
 SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
 CROP = 256
 """Side of the face crop, px."""
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "val", "test")
 
 
@@ -49,6 +49,10 @@ class ClipInfo:
     split: str
     split_rule: str
     settings: dict[str, Any] = field(default_factory=dict)
+    av_offset: int = 0
+    """Frames by which the sound is late (early where negative) and is to be corrected; 0 where that is not certain."""
+    av_offset_r: float | None = None
+    """Correlation of mouth and sound at the offset that fits best, certain or not; None where none was estimated."""
     fps: int = FPS
     format: int = FORMAT
 
@@ -153,6 +157,18 @@ class Clip:
         path = self.features_path(encoder)
         with safe_open(path, framework="pt") as file:
             return file.get_slice("features")[start : self.info.frames if stop is None else stop].float()
+
+    def speech(self, encoder: str, start: int = 0, stop: int | None = None, align: bool = True) -> torch.Tensor:
+        """What is heard while video frames start..stop are seen, (stop - start, L, W) float32; only that is read.
+
+        align: frame f has the features of row f + av_offset, so that late or early sound meets its pictures. The first
+        and the last row are held beyond the edges. The caller has checked with require_features.
+        """
+        shift = self.info.av_offset if align else 0
+        rows = torch.arange(start, self.info.frames if stop is None else stop) + shift
+        rows = rows.clamp(0, self.info.frames - 1)
+        first = int(rows[0])
+        return self.features(encoder, first, int(rows[-1]) + 1)[rows - first]
 
     def require_landmarks(self) -> None:
         """Raises SpearError where the landmarks are absent or were made from an older clip."""

@@ -66,6 +66,30 @@ def test_a_window_of_features_is_read(clip: Clip) -> None:
     assert torch.equal(clip.features("hubert", 1, 3), features[1:3])
 
 
+@pytest.mark.parametrize(
+    ("offset", "rows"),
+    [(0, [0, 1, 2, 3]), (1, [1, 2, 3, 3]), (3, [3, 3, 3, 3]), (-2, [0, 0, 0, 1]), (9, [3, 3, 3, 3])],
+    ids=["in time", "1 late", "3 late", "2 early", "later than the clip is long"],
+)
+def test_speech_meets_its_pictures(clip: Clip, offset: int, rows: list[int]) -> None:
+    """Sound that is late is heard in later rows: frame f has row f + av_offset, held at both ends."""
+    features = torch.arange(FRAMES * 3 * 5).reshape(FRAMES, 3, 5).float()
+    clip.write_features("hubert", features, {})
+    clip.write_info(replace(INFO, av_offset=offset, av_offset_r=0.5))
+    assert torch.equal(clip.speech("hubert"), features[rows])
+    assert torch.equal(clip.speech("hubert", align=False), features)
+    assert clip.speech("hubert").dtype == torch.float32
+    for start, stop in ((0, 2), (1, 3), (2, 4), (3, 4)):
+        assert torch.equal(clip.speech("hubert", start, stop), features[rows[start:stop]])
+        assert torch.equal(clip.speech("hubert", start, stop, align=False), features[start:stop])
+
+
+def test_an_offset_makes_nothing_stale(clip: Clip) -> None:
+    clip.write_features("mfcc", torch.zeros(FRAMES, 1, 2), {"layers": []})
+    clip.write_info(replace(INFO, av_offset=5, av_offset_r=0.5))
+    assert clip.require_features("mfcc") == {"layers": []}
+
+
 def test_a_stage_run_too_early_names_the_one_it_needs(clip: Clip, tmp_path: Path) -> None:
     folder = clip.folder
     assert complaint(clip.landmarks) == f"no landmarks.safetensors in {folder}; run `spear landmarks` first"
@@ -118,14 +142,14 @@ def test_landmarks_of_another_length_are_refused(clip: Clip) -> None:
 def test_a_clip_json_that_spear_did_not_write_gets_one_line(clip: Clip) -> None:
     path = clip.info_path
     for text, message in {
-        '{"format": 0}': f"{path} has format 0, this spear reads 1; run `spear preprocess` again",
-        "[]": f"{path} has format none, this spear reads 1; run `spear preprocess` again",
+        '{"format": 1}': f"{path} has format 1, this spear reads 2; run `spear preprocess` again",
+        "[]": f"{path} has format none, this spear reads 2; run `spear preprocess` again",
     }.items():
         path.write_text(text)
         with pytest.raises(SpearError) as caught:
             _ = Clip(clip.folder).info
         assert str(caught.value) == message
-    path.write_text('{"format": 1, "frames": 3}')
+    path.write_text('{"format": 2, "frames": 3}')
     with pytest.raises(SpearError, match=r"clip\.json is damaged \(.*\); run `spear preprocess` again$"):
         _ = Clip(clip.folder).info
 

@@ -60,6 +60,21 @@ def test_the_face_is_found_in_every_frame(real: Path) -> None:
 
 
 @pytest.mark.footage
+def test_late_sound_is_found(footage_dir: Path, tmp_path: Path) -> None:
+    """This address is about five frames late, as its place in the manifest says."""
+    done(forked_spear("preprocess", str(footage_dir / "train/wild/obama_weekly_address_lia.mov"), cwd=tmp_path))
+    info = json.loads((tmp_path / "clips" / "obama_weekly_address_lia" / "clip.json").read_text())
+    assert info["av_offset"] in (4, 5, 6)
+    assert info["av_offset_r"] > 0.4
+
+
+@pytest.mark.footage
+def test_three_seconds_in_time_are_left_alone(real: Path) -> None:
+    for name in CLIPS:
+        assert json.loads((real / "clips" / name / "clip.json").read_text())["av_offset"] == 0
+
+
+@pytest.mark.footage
 def test_the_rendered_video_plays(real: Path) -> None:
     for name, seconds in (("foreign.mp4", 11.0), ("out.mp4", 2.978)):  # its audio is shorter than its pictures
         video = Footage(real / name)

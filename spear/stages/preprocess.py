@@ -9,17 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spear.audio import fit_to_frames, load_audio, write_wav
+import numpy as np
+
+from spear.audio import Samples, fit_to_frames, load_audio, write_wav
 from spear.clip import Clip, ClipInfo
 from spear.errors import SpearError, UnusableClip
 from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transform, follow_face, warp_crop
 from spear.files import make_folder, sha256_of, whole, write_text
 from spear.jobs import run_each
+from spear.points import Array, lip_opening
 from spear.progress import Progress, Report, no_progress
 from spear.sources import Source, assign_splits, find_sources, marked
+from spear.sync import AvOffset, estimate_offset
 from spear.video import Footage, VideoWriter
 
 ON_MISSING_FACE = ("hold", "skip", "fail")
+_MOST_NOTES = 10
+"""Clips with late or early sound that are named one by one; of more, the count is told."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def preprocess(
     rule = f"by {split_by}, seed {seed}"
     if split_by == "speaker":
         splits = _speakers_together(clips, sources, splits, rule)
-    work = []
+    work, offsets = [], {}
     for source in sources:
         job = _Job(source, splits[source.id], rule)
         if _is_done(Clip(clips / source.id), job, settings):
@@ -76,7 +82,10 @@ def preprocess(
             report.skipped.append((str(job.source.path), f"{type(result).__name__}: {result}"))
         else:
             report.done += 1
+            if result is not None and result.correction:
+                offsets[job.source.id] = result
         progress(report.done + len(report.skipped), len(work), job.source.id)
+    report.notes += _offset_notes(offsets)
     report.skipped.sort()  # with several jobs they come in the order of finishing
     _write_skipped(clips, sources, report)
     if report.done + report.kept == 0:
@@ -131,7 +140,7 @@ def _same_source(info: ClipInfo, path: Path) -> bool:
     return info.source_mtime_ns == status.st_mtime_ns or info.source_sha256 == sha256_of(path)
 
 
-def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> str:
+def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> AvOffset | None:
     source, clip = job.source, Clip(clips / job.source.id)
     clip.info_path.unlink(missing_ok=True)  # an older clip that no longer fits must not stand in for one left out
     status, digest = source.path.stat(), sha256_of(source.path)
@@ -141,28 +150,51 @@ def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> str:
     with whole(clip.face_path) as temporary, VideoWriter(temporary, 256, 256, crf=12, random_access=True) as writer:
         for frame, transform in zip(footage.frames(), transforms, strict=True):
             writer.write(warp_crop(frame, transform))
-    has_audio = _write_sound(clip, source, footage, len(points))
+    samples = _write_sound(clip, source, footage, len(points))
+    offset = None if samples is None else _offset(points, missing, samples)
     known = {name: getattr(source, name) for name in ("speaker", "view", "emotion", "level")}
     info = ClipInfo(
         source=str(source.path), source_sha256=digest, source_size=status.st_size, source_mtime_ns=status.st_mtime_ns,
         width=footage.width, height=footage.height, frames=len(points), crop=transforms.tolist(), missing=missing,
-        has_audio=has_audio, split=job.split, split_rule=job.split_rule, settings=settings, **known,
+        has_audio=samples is not None, split=job.split, split_rule=job.split_rule, settings=settings, **known,
+        av_offset=offset.correction if offset else 0, av_offset_r=round(offset.r, 3) if offset else None,
     )  # fmt: skip
     clip.write_info(info)
-    return clip.id
+    return offset
 
 
-def _write_sound(clip: Clip, source: Source, footage: Footage, frames: int) -> bool:
+def _offset(points: Array, missing: list[int], samples: Samples) -> AvOffset | None:
+    found = np.ones(len(points), bool)
+    found[missing] = False
+    return estimate_offset(lip_opening(points), samples, found)
+
+
+def _offset_notes(offsets: dict[str, AvOffset]) -> list[str]:
+    """One line for each clip whose sound is late or early, sorted by id; one line in all where they are many."""
+    then = "training and scores correct it, audio.wav stays as it was"
+    if len(offsets) > _MOST_NOTES:
+        return [f"in {len(offsets)} clips the sound is late or early (av_offset in clip.json says how much); {then}"]
+    lines = []
+    for name, offset in sorted(offsets.items()):
+        which = "late" if offset.correction > 0 else "early"
+        fit = f"r {offset.r:.2f} instead of {offset.r_as_is:.2f}"
+        lines.append(f"{name}: the sound is {abs(offset.correction)} frames {which} ({fit}); {then}")
+    return lines
+
+
+def _write_sound(clip: Clip, source: Source, footage: Footage, frames: int) -> Samples | None:
+    """Write audio.wav, where there is sound: samples (frames * 640,)."""
     if footage.has_audio:
         samples = load_audio(source.path, footage.start)
     elif source.sound is not None:
         samples = load_audio(source.sound)
     else:
         clip.audio_path.unlink(missing_ok=True)
-        return False
+        return None
+    samples = fit_to_frames(samples, frames)
     with whole(clip.audio_path) as temporary:
-        write_wav(temporary, fit_to_frames(samples, frames))
-    return True
+        write_wav(temporary, samples)
+    return samples
 
 
 def _write_skipped(clips: Path, sources: list[Source], report: Report) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from spear.audio import load_audio
+from spear.audio import load_audio, write_wav
 from spear.clip import SAMPLES_PER_FRAME, Clip, find_clips
 from spear.errors import SpearError
 from spear.face import crop_transform, warp_crop
 from spear.progress import Report
 from spear.stages import preprocess as stage
 from spear.stages.preprocess import preprocess
+from spear.sync import AvOffset
 from spear.video import Footage, VideoWriter
 
 
@@ -74,6 +76,8 @@ def test_what_a_clip_holds(made: tuple[Path, Report], talking_videos: Path) -> N
     info = clip.info
     assert (info.source, info.frames, info.fps) == (str(talking_videos / "talker_1.mp4"), 50, 25)
     assert (info.width, info.height, info.has_audio, info.missing) == (320, 320, True, [])
+    assert info.av_offset == 0  # two seconds tell how well the sound fits, but not for certain
+    assert info.av_offset_r == pytest.approx(1, abs=0.1)
     face = Footage(clip.face_path)
     assert (face.width, face.height, sum(1 for _ in face.frames())) == (256, 256, 50)
     assert load_audio(clip.audio_path).size == 50 * SAMPLES_PER_FRAME
@@ -272,6 +276,66 @@ def test_a_silent_video(video: Path, tmp_path: Path) -> None:
     clip = Clip(tmp_path / "clips" / "a")
     assert not clip.info.has_audio
     assert not clip.audio_path.exists()
+    assert (clip.info.av_offset, clip.info.av_offset_r) == (0, None)
+
+
+def _delayed(video: Path, path: Path, delay: int, frames: int = 160) -> Path:
+    """A talking video's pictures in irregular order, four of each, and in a .wav beside it the sound of each picture.
+
+    The sound comes `delay` frames after its picture (before it, where negative).
+    """
+    order = np.repeat(np.random.default_rng(0).integers(0, 50, frames // 4), 4)
+    pictures = list(Footage(video).frames())
+    blocks = load_audio(video)[: 50 * SAMPLES_PER_FRAME].reshape(50, SAMPLES_PER_FRAME)
+    with VideoWriter(path, 320, 320) as writer:
+        for i in order:
+            writer.write(pictures[i])
+    write_wav(path.with_suffix(".wav"), np.roll(blocks[order], delay, axis=0).reshape(-1))
+    return path
+
+
+def test_late_and_early_sound_is_told_and_stored(tiny_video: Path, tmp_path: Path) -> None:
+    videos, clips = tmp_path / "videos", tmp_path / "clips"
+    videos.mkdir()
+    _delayed(tiny_video, videos / "in_time.mp4", 0)
+    late, early = _delayed(tiny_video, videos / "late.mp4", 4), _delayed(tiny_video, videos / "early.mp4", -3)
+    report = preprocess([videos], clips, jobs=2)
+    found = {clip.id: clip.info.av_offset for clip in find_clips(clips)}
+    assert found == {"in_time": 0, "late": 4, "early": -3}
+    assert [re.sub(r"-?0?\.\d\d", "N", note) for note in report.notes] == [
+        "early: the sound is 3 frames early (r N instead of N); training and scores correct it, "
+        "audio.wav stays as it was",
+        "late: the sound is 4 frames late (r N instead of N); training and scores correct it, "
+        "audio.wav stays as it was",
+    ]
+    assert f"r {Clip(clips / 'late').info.av_offset_r:.2f} instead" in report.notes[1]
+    for video in (late, early):
+        samples = load_audio(Clip(clips / video.stem).audio_path)
+        np.testing.assert_allclose(samples, load_audio(video.with_suffix(".wav")), atol=1e-3)  # stays as it was
+    assert preprocess([videos], clips).notes == []  # told once
+
+
+def test_many_offsets_are_one_line() -> None:
+    offset = AvOffset(frames=-2, r=0.5, r_as_is=0.125, certain=True)
+    then = "training and scores correct it, audio.wav stays as it was"
+    assert stage._offset_notes({}) == []
+    assert stage._offset_notes({"a": offset}) == [f"a: the sound is 2 frames early (r 0.50 instead of 0.12); {then}"]
+    assert len(stage._offset_notes({f"clip{i}": offset for i in range(10)})) == 10
+    assert stage._offset_notes({f"clip{i}": offset for i in range(11)}) == [
+        f"in 11 clips the sound is late or early (av_offset in clip.json says how much); {then}"
+    ]
+
+
+def test_a_clip_of_an_older_format_is_made_again(video: Path, tmp_path: Path) -> None:
+    clip = Clip(tmp_path / "clips" / "a")
+    preprocess([video], clip.folder.parent)
+    old = json.loads(clip.info_path.read_text())
+    del old["av_offset"], old["av_offset_r"]
+    clip.info_path.write_text(json.dumps({**old, "format": 1}))
+    with pytest.raises(SpearError, match="has format 1, this spear reads 2; run `spear preprocess` again"):
+        _ = Clip(clip.folder).info
+    assert preprocess([video], clip.folder.parent).done == 1
+    assert Clip(clip.folder).info.av_offset == 0
 
 
 def test_crop_and_tracking_are_those_of_render(made: tuple[Path, Report], talking_videos: Path) -> None:
