@@ -27,9 +27,14 @@ def predict_clip(net: A2LM, clip: Clip) -> tuple[Tensor, Tensor]:
     """Predicted lower face and the baseline (the references' mean carried by the head), (F, 57, 2) crop px each."""
     points = cached_points(clip)
     references = points[spread_over_opening(points, net.config.references)]
-    pred = speak(net, clip.features(net.config.encoder), points, references)
+    pred = speak(net, features_of(net, clip), points, references)
     head = torch.from_numpy(head_motion(points)[None])
     return pred, carried_lower_face(head, torch.from_numpy(references[None]))[0]
+
+
+def features_of(net: A2LM, clip: Clip) -> Tensor:
+    """The clip's speech features as this net reads them, (F, L, W)."""
+    return clip.features(net.config.encoder)
 
 
 def speak(net: A2LM, features: Tensor, points: Array, references: Array) -> Tensor:

@@ -19,13 +19,25 @@ _LEAST_NAME = 12
 _PIPED_WIDTH = 120
 """Columns where the output is no terminal: room for whole clip names, still readable in a log."""
 _UNITS = {"ratio": "ratio", "percent": "% of face width", "px256": "px at 256"}
-_DISTANCES = {"ld": "LD", "ld_baseline": "LD of the baseline", "lvd": "LVD", "lvd_squared": "LVD squared (units too)"}
+_DISTANCES = {
+    "ld": "LD",
+    "ld_baseline": "LD of the baseline",
+    "lvd": "LVD",
+    "lvd_baseline": "LVD of the baseline",
+    "lvd_squared": "LVD squared (units too)",
+}
 _OTHERS = {
     "ld_skill": ("skill: 1 - LD / baseline", ""),
+    "lvd_over_baseline": ("LVD / baseline's", ""),
     "lip_opening_r": ("lip opening: r", ""),
+    "lip_opening_r_mean": ("lip opening: mean r over clips", ""),
+    "lip_opening_r_min": ("lip opening: lowest r of a clip", ""),
     "lip_opening_amplitude": ("lip opening: amplitude / true", ""),
     "lip_opening_best_r": ("lip opening: best r over lags", ""),
     "lip_opening_best_lag_frames": ("lip opening: lag of the best r", "frames"),
+    "swap_r_audio": ("swap: r with the audio's owner", ""),
+    "swap_r_pose": ("swap: r with the pose's owner (the old mouth)", ""),
+    "wrong_audio_effect": ("wrong audio: skill lost", ""),
     "psnr_full": ("PSNR, full frame", "dB"),
     "psnr_crop": ("PSNR, face crop", "dB"),
     "psnr_hull": ("PSNR, blended hull", "dB"),
@@ -43,6 +55,17 @@ _CLIP_COLUMNS = {
     "ssim_crop": "SSIM",
 }
 """As many as stand beside a clip's name in 80 columns; the JSON has all."""
+_GROUP_COLUMNS = {
+    "clips": "clips",
+    "frames": "frames",
+    "ld_percent": "LD %",
+    "ld_skill": "skill",
+    "lip_opening_r": "lip r",
+    "lip_opening_amplitude": "amplitude",
+    "lvd_percent": "LVD %",
+    "lvd_over_baseline": "LVD / base",
+    "psnr_hull": "hull",
+}
 _WORST_BY = {"ld_percent": True, "psnr_hull": False, "psnr_crop": False, "ssim_crop": False}
 """What the worst clips are chosen by, the first that was measured, and whether a large value is a bad one."""
 
@@ -62,7 +85,13 @@ def show_scores(scores: Scores, json_out: bool) -> None:
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console = Console(markup=False, highlight=False, emoji=False, width=_PIPED_WIDTH)
-    for table in (_distances(scores.values), _others(scores.values), _clips(scores.per_clip, console.width)):
+    tables = (
+        _distances(scores.values),
+        _others(scores.values),
+        _groups(scores, console.width),
+        _clips(scores.per_clip, console.width),
+    )
+    for table in tables:
         if table is not None:
             console.print(table)
     _lines(console, "protocol", [f"{name}: {_words(value)}" for name, value in scores.protocol.items()])
@@ -101,19 +130,25 @@ def _clips(rows: list[dict[str, Any]], width: int) -> Table | None:
         worst_first = _worst_first(rows)
         title = f"worst {_WORST} of {len(rows)} clips" if worst_first else f"first {_WORST} of {len(rows)} clips"
         rows = (worst_first or rows)[:_WORST]
-    columns = [name for name in _CLIP_COLUMNS if any(name in row for row in rows)]
-    room = width - _LEAST_NAME  # as many columns as leave room for the name of the clip
-    while columns and sum(_column_width(name, rows) for name in columns) > room:
+    return _rows(title, [(str(row["clip"]), row) for row in rows], _CLIP_COLUMNS, width)
+
+
+def _groups(scores: Scores, width: int) -> Table | None:
+    if not scores.groups:
+        return None
+    return _rows(f"by {scores.protocol['by']}", list(scores.groups.items()), _GROUP_COLUMNS, width)
+
+
+def _rows(title: str, rows: list[tuple[str, dict[str, Any]]], headings: dict[str, str], width: int) -> Table:
+    """A row for each name, with as many of the columns as leave room for it."""
+    columns = [name for name in headings if any(name in row for _, row in rows)]
+    widths = {name: 3 + max(len(headings[name]), *(len(_number(row.get(name))) for _, row in rows)) for name in columns}
+    while columns and sum(widths[name] for name in columns) > width - _LEAST_NAME:
         columns.pop()
-    table = _table(title, [_CLIP_COLUMNS[name] for name in columns])
-    for row in rows:
-        table.add_row(_text(str(row["clip"])), *(_number(row.get(name)) for name in columns))
+    table = _table(title, [headings[name] for name in columns])
+    for name, row in rows:
+        table.add_row(_text(name), *(_number(row.get(column)) for column in columns))
     return table
-
-
-def _column_width(name: str, rows: list[dict[str, Any]]) -> int:
-    """Characters of the widest cell and the space beside it."""
-    return 3 + max(len(_CLIP_COLUMNS[name]), *(len(_number(row.get(name))) for row in rows))
 
 
 def _worst_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

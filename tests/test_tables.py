@@ -58,6 +58,35 @@ def test_totals_with_their_units(capsys: pytest.CaptureFixture[str]) -> None:
     assert not any(line[0].startswith("a_speaker") for line in rows)  # of one clip the totals say it all
 
 
+def test_controls_and_what_stands_against_the_baseline(capsys: pytest.CaptureFixture[str]) -> None:
+    values: dict[str, float | None] = {
+        "lvd_baseline_ratio": 0.0061, "lvd_baseline_percent": 0.6123, "lvd_baseline_px256": 1.045,
+        "lvd_over_baseline": 1.125, "lip_opening_r_mean": 0.85, "lip_opening_r_min": 0.34,
+        "swap_r_audio": 0.9, "swap_r_pose": 0.4, "wrong_audio_effect": 0.75,
+    }  # fmt: skip
+    rows = cells(shown(capsys, scores(1, values=values)))
+    assert ["LVD of the baseline", "0.0061", "0.6123", "1.0450"] in rows
+    assert [line for line in rows if len(line) == 2] == [
+        ["LVD / baseline's", "1.1250"],
+        ["lip opening: mean r over clips", "0.8500"],
+        ["lip opening: lowest r of a clip", "0.3400"],
+        ["swap: r with the audio's owner", "0.9000"],
+        ["swap: r with the pose's owner (the old mouth)", "0.4000"],
+        ["wrong audio: skill lost", "0.7500"],
+    ]
+
+
+def test_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    group = {"clips": 3, "frames": 225, **VALUES, "lvd_over_baseline": 0.9, "psnr_hull": 28.0}
+    found = scores(1, groups={"happy": group, "unknown": group | {"clips": 1}}, protocol={"by": "emotion"})
+    rows = cells(shown(capsys, found))
+    headings = ["clips", "frames", "LD %", "skill", "lip r", "amplitude", "LVD %", "LVD / base", "hull"]
+    assert ["by emotion", *headings] in rows
+    numbers = ["225", "1.9547", "0.0378", "0.3052", "-", "0.6892", "0.9000", "28.00"]
+    assert ["happy", "3", *numbers] in rows
+    assert ["unknown", "1", *numbers] in rows
+
+
 def test_protocol_and_notes_are_whole_lines_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     found = scores(1, notes=["left out: [red]clip[/red]: no sound", "[/]"], values={"fid": 3.0, "a_new_score": 1.5})
     text = shown(capsys, found)

@@ -33,6 +33,16 @@ _FAR = 0.5
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.floating[Any]]]
 """Pictures (N, H, W, 3) uint8 -> features (N, D)."""
+Seen = tuple[Array, Array, float]
+"""One frame: predicted and true points (P, 2) in the same px, and the true face width in those px."""
+
+
+def step_distance(before: Seen | None, now: Seen | None, *, squared: bool) -> float:
+    """LVD, eq. 6, of the one step between two frames, as `landmark_velocity_distance`; NaN where one has no face."""
+    if before is None or now is None:
+        return math.nan
+    pred, truth = np.stack([before[0], now[0]]), np.stack([before[1], now[1]])
+    return landmark_velocity_distance(pred, truth, [before[2], now[2]], squared=squared)
 
 
 class ClipScores:
@@ -45,7 +55,7 @@ class ClipScores:
         self.pred_missing = 0
         self.truth_missing = 0
         self.series: dict[str, list[float]] = {}
-        self._before: tuple[Array, Array, float] | None = None
+        self._before: Seen | None = None
 
     def add_landmarks(self, pred: Array | None, truth: Array | None) -> None:
         """Add one frame: pred (131, 2) or its lower half (57, 2), truth (131, 2), same px; None where no face is found.
@@ -63,18 +73,11 @@ class ClipScores:
         lower = pred[LOWER] if len(pred) == len(truth) else pred
         now = (lower, truth[LOWER], float(face_width(truth)))
         self._append("ld", landmark_distance(now[0][None], now[1][None], now[2]))
-        self._append("lvd", self._velocity(now, squared=False))
-        self._append("lvd_squared", self._velocity(now, squared=True))
+        self._append("lvd", step_distance(self._before, now, squared=False))
+        self._append("lvd_squared", step_distance(self._before, now, squared=True))
         self._append("opening_pred", float(lip_opening(np.concatenate([truth[UPPER], lower]))))
         self._append("opening_truth", float(lip_opening(truth)))
         self._before = now
-
-    def _velocity(self, now: tuple[Array, Array, float], squared: bool) -> float:
-        if self._before is None:
-            return math.nan
-        before = self._before
-        pred, truth = np.stack([before[0], now[0]]), np.stack([before[1], now[1]])
-        return landmark_velocity_distance(pred, truth, [before[2], now[2]], squared=squared)
 
     def add_pictures(self, where: str, which: frozenset[str], pred: Picture | None, truth: Picture | None) -> None:
         """Add one frame's psnr and ssim, those in `which`; where: `full` or `crop`; None where there is no crop."""
@@ -212,6 +215,10 @@ class Scores:
     values: dict[str, float | None]
     per_clip: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    groups: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """The totals of each group of clips, with `clips` and `frames`; empty where none were asked for."""
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    """A row for each pair of clips of the controls."""
 
     def to_json(self) -> str:
         """Sorted JSON; None where a number is not finite."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,27 +15,33 @@ from numpy.typing import NDArray
 
 from spear.checkpoint import read_about
 from spear.clip import SPLITS, Clip, find_clips
+from spear.controls import LEAST_FRAMES
 from spear.dataset import usable_clips
 from spear.errors import SpearError
-from spear.face import Frame, blend
+from spear.face import blend
 from spear.files import sha256_of
 from spear.nets.a2lm import A2LM
 from spear.nets.lm2face import Lm2Face
 from spear.painter import BATCH, Painter, with_lower_face
-from spear.points import LOWER, Array, face_width
+from spear.points import Array
 from spear.progress import Report
-from spear.scores.compare import UNITS, ClipScores, FrechetScore, total
-from spear.scores.image import PSNR_CAP
-from spear.scores.landmark import landmark_distance
+from spear.scores.compare import FrechetScore
+from spear.scores.split import SplitClipScores, split_total
 from spear.stages.train_lm2face import load_lm2face
 from spear.talker import load_a2lm, predict_clip
 from spear.video import Footage
 
 LANDMARK_SCORES, PICTURE_SCORES = frozenset({"ld", "lvd"}), frozenset({"psnr", "ssim", "fid"})
+ALL_SPLITS = "all"
+GROUPS = ("emotion", "speaker")
+"""What the totals may be split by."""
+UNKNOWN = "unknown"
+"""The group of clips of which it is not known."""
 _SHOWN_DIGITS = 16
 
 Tick = Callable[[int], None]
 """Told how many frames of the clip are done."""
+Scored = list[tuple[Clip, SplitClipScores]]
 
 
 @dataclass(frozen=True)
@@ -66,15 +71,17 @@ def load_nets(models: Path, which: frozenset[str], vae: str | None = None) -> Ne
 
 
 def clips_to_score(clips: Path, split: str, net: A2LM, report: Report) -> list[Clip]:
-    """Clips of the split with landmarks and the features that the net was trained on; the others are in the report.
+    """Clips of the split (of every one for `all`) with landmarks and the features that the net was trained on; the
+    others are in the report.
 
-    Raises SpearError where none is left, naming the stage to run.
+    Raises SpearError for an unknown split and where no clip is left, naming the stage to run.
     """
-    if split not in SPLITS:
-        raise SpearError(f"--split {split} is not one of {', '.join(SPLITS)}")
+    known = (*SPLITS, ALL_SPLITS)
+    if split not in known:
+        raise SpearError(f"--split {split} is not one of {', '.join(known)}")
     encoder, chosen = net.config.encoder, []
     again = f"run `spear extract-audio-features --encoder {encoder}` with the weights of the training"
-    for clip in usable_clips(find_clips(clips, split), report, encoder):
+    for clip in usable_clips(find_clips(clips, None if split == ALL_SPLITS else split), report, encoder):
         if clip.require_features(encoder) == net.config.encoder_settings:
             chosen.append(clip)
         else:
@@ -85,54 +92,15 @@ def clips_to_score(clips: Path, split: str, net: A2LM, report: Report) -> list[C
     return chosen
 
 
-class SplitClipScores(ClipScores):
-    """Scores of one clip, with LD of the baseline beside LD: a mouth that does not move scores well in LD alone."""
-
-    def add_baseline(self, baseline: Array, truth: Array | None) -> None:
-        """Add one frame: baseline (57, 2), truth (131, 2), same px; None where no face was found."""
-        value = math.nan
-        if truth is not None:
-            value = landmark_distance(baseline[None], truth[None, LOWER], face_width(truth))
-        self._append("ld_baseline", value)
-
-    def add_hull(self, pred: Frame, truth: Frame | None, mask: Array) -> None:
-        """Add one frame's PSNR where mask (256, 256) is not 0; None where no face was found."""
-        self._append("psnr_hull", math.nan if truth is None else hull_psnr(pred, truth, mask))
-
-    def values(self) -> dict[str, float | None]:
-        """As for a pair of videos, and ld_baseline_* and ld_skill."""
-        values = super().values()
-        if "ld_baseline" not in self.series:
-            return values
-        known = self._known("ld_baseline")
-        for unit, scale in UNITS.items():
-            values[f"ld_baseline_{unit}"] = float(known.mean()) * scale if len(known) else None
-        return values | {"ld_skill": skill(values)}
-
-
-def skill(values: dict[str, float | None]) -> float | None:
-    """1 - LD / LD of the baseline: 1 is perfect, 0 as good as the baseline, below 0 worse; None where undefined."""
-    ld, baseline = values.get("ld_percent"), values.get("ld_baseline_percent")
-    return None if ld is None or not baseline else 1 - ld / baseline
-
-
-def split_total(clips: list[SplitClipScores]) -> dict[str, float | None]:
-    """Totals weighted with frames; the skill comes from the totals, since a mean of ratios favours still clips."""
-    values = total(clips)
-    return values | {"ld_skill": skill(values)} if "ld_skill" in values else values
-
-
-def hull_psnr(pred: Frame, truth: Frame, mask: Array) -> float:
-    """PSNR, dB, with the squared error weighted by mask (H, W) in 0..1; pictures (H, W, 3) uint8.
-
-    10 log10(255^2 / MSE), MSE = sum(mask * error^2) / (3 * sum(mask)); at most PSNR_CAP. NaN where the mask is empty.
-    """
-    weight = 3 * float(mask.sum(dtype=np.float64))
-    if weight == 0:
-        return math.nan
-    squared = np.square(pred.astype(np.float64) - truth)
-    mse = float((mask[..., None] * squared).sum()) / weight
-    return PSNR_CAP if mse == 0 else min(PSNR_CAP, 10 * math.log10(255**2 / mse))
+def group_totals(scored: Scored, by: str) -> dict[str, dict[str, float | None]]:
+    """For each emotion or speaker (by) `split_total` of its clips, and how many clips and frames; in order of names."""
+    groups: dict[str, list[SplitClipScores]] = {}
+    for clip, scores in scored:
+        groups.setdefault(getattr(clip.info, by) or UNKNOWN, []).append(scores)
+    return {
+        name: {"clips": len(members), "frames": sum(scores.frames for scores in members), **split_total(members)}
+        for name, members in sorted(groups.items())
+    }
 
 
 def score_clip(
@@ -195,27 +163,28 @@ def _read(footage: Footage, count: int, chosen: list[int]) -> NDArray[np.uint8]:
     return np.stack([crops[number] for number in chosen])
 
 
-def split_protocol(nets: Nets, which: frozenset[str], split: str, clips: list[Clip], frames: int) -> dict[str, Any]:
+def split_protocol(
+    nets: Nets, which: frozenset[str], split: str, scored: Scored, pairs: int, by: str | None
+) -> dict[str, Any]:
     """How the numbers of a split were measured, in words; stands over the sentences that are for two videos."""
     config = nets.a2lm.config
-    detectors = sorted({str(read_about(clip.landmarks_path)["settings"]["detector"]) for clip in clips})
+    detectors = sorted({str(read_about(clip.landmarks_path)["settings"]["detector"]) for clip, _ in scored})
     protocol: dict[str, Any] = {
         "split": split,
-        "clips": len(clips),
-        "frames": frames,
+        "clips": len(scored),
+        "frames": sum(scores.frames for _, scores in scored),
         **nets.files,
         "detector": f"{'; '.join(detectors)}; on the 256x256 face crops",
         "stage_1": f"lower 57 points from the clip's own audio ({config.encoder}), its upper points as {config.pose} "
         f"pose, and {config.references} references",
         "references": "frames of the same clip, spread over its lip opening; they are scored like all others",
     }
+    if by is not None:
+        protocol["by"] = by
     if which & LANDMARK_SCORES:
-        protocol |= {
-            "ld": "eq. 9, predicted against detected lower 57 points, crop px over the detected face width of that "
-            "frame; no alignment",
-            "ld_baseline": "LD of the references' mean lower face, carried by the same pose",
-            "ld_skill": "1 - LD / LD of the baseline: 0 is no better than a face that does not speak",
-        }
+        protocol |= _LANDMARK_WORDS
+    if pairs:
+        protocol |= {"controls": f"{pairs} pairs, {_PAIR_WORDS}", **_CONTROL_WORDS}
     if nets.lm2face is not None:
         protocol |= {
             "stage_2": "every frame of the clip painted from its detected upper and predicted lower points, and "
@@ -227,3 +196,24 @@ def split_protocol(nets: Nets, which: frozenset[str], split: str, clips: list[Cl
             "from the squared error weighted by the blend mask; the rest of the crop is the truth's own"
         )
     return protocol
+
+
+_LANDMARK_WORDS = {
+    "ld": "eq. 9, predicted against detected lower 57 points, crop px over the detected face width of that frame; "
+    "no alignment",
+    "ld_baseline": "LD of the references' mean lower face, carried by the same pose",
+    "ld_skill": "1 - LD / LD of the baseline: 0 is no better than a face that does not speak",
+    "lvd_baseline": "LVD of the same mean lower face",
+    "lvd_over_baseline": "LVD / LVD of the baseline: 1 is a mouth that does not move",
+    "lips_over_clips": "mean r and lowest r are over the clips, each counted once",
+}
+_PAIR_WORDS = (
+    f"each clip's audio with pose and references of another clip, half the list further on and with another sound; "
+    f"the first min(audio, pose) frames, those with both faces, at least {LEAST_FRAMES}"
+)
+_CONTROL_WORDS = {
+    "swap": "lip opening of that prediction, in the face of the pose's owner: Pearson r with the true opening of the "
+    "audio's owner (high: the mouth follows the sound) and of the pose's owner (high: it follows the old mouth)",
+    "wrong_audio": "skill on the pose's owner with its own audio, less the skill with the other's, on the same frames; "
+    "0 is a mouth that does not listen",
+}

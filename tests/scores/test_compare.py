@@ -132,4 +132,6 @@ def test_json_has_no_nan() -> None:
         "values": {"a": None, "b": 1.0},
         "per_clip": [{"clip": "x", "c": None}],
         "notes": ["note"],
+        "groups": {},
+        "pairs": [],
     }

@@ -18,7 +18,7 @@ from spear.errors import SpearError
 from spear.face import FaceTracker
 from spear.points import face_width
 from spear.pretrained.inception import Inception
-from spear.stages.metrics import compare_videos
+from spear.stages.metrics_videos import compare_videos
 
 LANDMARKS = frozenset({"ld", "lvd"})
 PICTURES = frozenset({"psnr", "ssim"})

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from spear.clip import Clip, find_clips
+from spear.controls import controls
 from spear.errors import SpearError
 from spear.face import blend
 from spear.points import LOWER, face_width
@@ -24,7 +25,6 @@ from spear.stages import metrics_split
 from spear.stages.extract_audio_features import extract_audio_features
 from spear.stages.landmarks import landmarks
 from spear.stages.metrics import metrics
-from spear.stages.metrics_split import hull_psnr
 from spear.stages.preprocess import preprocess
 from spear.stages.train_a2lm import train_a2lm
 from spear.stages.train_lm2face import train_lm2face
@@ -33,6 +33,7 @@ from spear_cli.app import app
 
 LANDMARKS, PICTURES = frozenset({"ld", "lvd"}), frozenset({"psnr", "ssim"})
 FRAMES = 50
+ALONE = "no controls (swap, wrong audio): they take two clips with different sound"
 Made = tuple[Path, Path]
 """The folders clips/ and models/."""
 
@@ -93,7 +94,7 @@ def test_what_is_scored_and_said(made: Made, scores: Scores) -> None:
         assert protocol[name] == f"{made[1] / name}.safetensors sha256 {digest}"
     assert "mediapipe" in protocol["detector"]
     assert "mfcc" in protocol["stage_1"]
-    assert scores.notes == []
+    assert scores.notes == [ALONE]
     assert json.loads(scores.to_json())["protocol"] == protocol
 
 
@@ -142,6 +143,7 @@ def test_frames_without_a_face_are_left_out(own: Made) -> None:
     assert found.notes == [
         f"{clip.id}: no face in 5 of 50 frames of the truth; not in LD and LVD",
         f"{clip.id}: no face crop in 5 of 50 frames; not in psnr_crop",
+        ALONE,
     ]
     assert found.protocol["detector"] == "made up; on the 256x256 face crops"
 
@@ -188,8 +190,45 @@ def test_the_other_splits_carry_a_warning(made: Made) -> None:
     found = metrics(*made, LANDMARKS, split="val")
     assert found.protocol["split"] == "val"
     assert found.notes == [
-        "the models were made with the val split; only the test split tells how they do on new clips"
+        ALONE,
+        "the models were made with the val split; only the test split tells how they do on new clips",
     ]
+
+
+def test_all_splits_together(made: Made, own: Made) -> None:
+    found = metrics(*made, LANDMARKS, split="all")
+    assert [row["clip"] for row in found.per_clip] == [f"talker_{i}" for i in range(4)]
+    tail = "only clips that the training did not see tell how the models do on new clips"
+    assert found.notes == [f"all splits together (2 of the 4 clips are of the train split); {tail}"]
+    for clip in find_clips(own[0]):
+        clip.write_info(replace(clip.info, split="test"))
+    assert metrics(*own, LANDMARKS, split="all").notes == [f"all splits together; {tail}"]
+
+
+def test_the_controls_stand_beside_the_scores(made: Made) -> None:
+    found = metrics(*made, LANDMARKS, split="all")
+    expected = controls(load_a2lm(made[1] / "a2lm.safetensors"), find_clips(made[0]))
+    assert len(found.pairs) == len(expected.pairs) == 4
+    for name in ("swap_r_audio", "swap_r_pose", "wrong_audio_effect"):
+        assert found.values[name] == pytest.approx(expected.values[name], abs=1e-6)
+    assert found.protocol["controls"].startswith("4 pairs, each clip's audio with pose and references of another clip")
+    assert metrics(*made, frozenset({"psnr"})).pairs == []
+
+
+def test_by_emotion(own: Made) -> None:
+    for clip, emotion in zip(find_clips(own[0]), ("happy", "angry", None, "happy"), strict=True):
+        clip.write_info(replace(clip.info, split="test", emotion=emotion))
+    found = metrics(*own, LANDMARKS, by="emotion")
+    assert list(found.groups) == ["angry", "happy", "unknown"]
+    assert [(group["clips"], group["frames"]) for group in found.groups.values()] == [(1, 50), (2, 100), (1, 50)]
+    assert [row["emotion"] for row in found.per_clip] == ["happy", "angry", None, "happy"]
+    assert [row["speaker"] for row in found.per_clip] == [clip.info.speaker for clip in find_clips(own[0])]
+    happy = [found.per_clip[i]["ld_percent"] for i in (0, 3)]
+    assert found.groups["happy"]["ld_percent"] == pytest.approx(sum(happy) / 2)  # of equal length
+    assert found.groups["angry"]["lip_opening_r"] == pytest.approx(found.per_clip[1]["lip_opening_r"])
+    assert json.loads(found.to_json())["groups"]["unknown"]["clips"] == 1
+    assert found.protocol["by"] == "emotion"
+    assert metrics(*own, LANDMARKS).groups == {}
 
 
 def test_errors(made: Made, tmp_path: Path) -> None:
@@ -205,7 +244,10 @@ def test_errors(made: Made, tmp_path: Path) -> None:
     assert metrics(clips, tmp_path, LANDMARKS).values["ld_skill"] is not None  # the second net is not needed for LD
     with pytest.raises(SpearError) as error:
         metrics(clips, models, LANDMARKS, split="exam")
-    assert str(error.value) == "--split exam is not one of train, val, test"
+    assert str(error.value) == "--split exam is not one of train, val, test, all"
+    with pytest.raises(SpearError) as error:
+        metrics(clips, models, LANDMARKS, by="age")
+    assert str(error.value) == "--by age is not one of emotion, speaker"
     with pytest.raises(SpearError, match="unknown score lpips"):
         metrics(clips, models, frozenset({"lpips"}))
     with pytest.raises(SpearError, match=r"is not a folder; run `spear preprocess VIDEOS` first"):
@@ -220,21 +262,13 @@ def test_on_the_command_line(made: Made) -> None:
     people = CliRunner().invoke(app, options)
     assert people.exit_code == 0
     assert "LD of the baseline" in people.stdout
-
-
-def test_hull_psnr_by_hand() -> None:
-    truth = np.full((4, 4, 3), 100, np.uint8)
-    pred, mask = truth.copy(), np.zeros((4, 4), np.float32)
-    pred[0] += 5
-    pred[3] += 50
-    mask[0] = 1
-    # only the first row counts: off by 5, 10 log10(255^2 / 25) = 34.151 dB
-    assert hull_psnr(pred, truth, mask) == pytest.approx(34.151, abs=1e-3)
-    mask[1] = 0.5
-    # half as much weight without error: MSE = 25 * 4 / (4 + 2), 1.761 dB more
-    assert hull_psnr(pred, truth, mask) == pytest.approx(34.151 + 10 * np.log10(1.5), abs=1e-3)
-    assert hull_psnr(truth, truth, mask) == 100
-    assert np.isnan(hull_psnr(pred, truth, np.zeros((4, 4), np.float32)))
+    assert "by speaker" in CliRunner().invoke(app, [*options, "--by", "speaker"]).stdout
+    pair = CliRunner().invoke(app, ["metrics", "out.mp4", "truth.mp4", "--by", "speaker"])
+    assert pair.exit_code == 2
+    assert pair.stderr == (
+        "error: invalid value: --by is for the clips of a split; leave it out for two videos; "
+        "see `spear metrics --help`\n"
+    )
 
 
 def test_blend_by_hand() -> None:
