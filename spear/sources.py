@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import re
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from spear.clip import SPLITS
 from spear.errors import SpearError
 
 LAYOUTS = ("auto", "mead", "flat")
@@ -127,14 +129,32 @@ def _plain(name: str) -> str:
 
 
 def assign_splits(sources: list[Source], by: str, seed: int) -> dict[str, str]:
-    """Clip id -> train, val or test, 80/10/10 (section 4.3), by clip or speaker; a function of the list and the seed.
+    """Clip id -> train, val or test: 80/10/10 (section 4.3) by clip or speaker, a function of the list and the seed, or
+    as a file says.
 
-    From three clips (or speakers) on, each split has at least one.
+    by: `clip`, `speaker`, or a .csv file with the columns clip and split; clips that it does not name are for training.
+    Without a file each split has at least one clip (or speaker) where there are three. Raises SpearError.
     """
+    if by.endswith(".csv"):
+        return _splits_of(Path(by), {source.id for source in sources})
     if by not in SPLIT_BY:
-        raise SpearError(f"--split-by {by} is not one of {', '.join(SPLIT_BY)}")
+        raise SpearError(f"--split-by {by} is not one of {', '.join(SPLIT_BY)}, nor a .csv file")
     key = {source.id: source.id if by == "clip" else source.speaker for source in sources}
     order = sorted(set(key.values()), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
     share = round(len(order) / 10) if len(order) > 9 else int(len(order) > 2)
     place = {name: "test" if i < share else "val" if i < 2 * share else "train" for i, name in enumerate(order)}
     return {source.id: place[key[source.id]] for source in sources}
+
+
+def _splits_of(path: Path, ids: set[str]) -> dict[str, str]:
+    if not path.is_file():
+        raise SpearError(f"{path} does not exist; give --split-by a .csv file with the columns clip and split")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows, start=2):
+        if row.get("clip") not in ids or row.get("split") not in SPLITS:
+            raise SpearError(
+                f"{path}, line {number}: wants the id of a clip that there is and one of {', '.join(SPLITS)}, "
+                f"has {row.get('clip')}, {row.get('split')}"
+            )
+    return dict.fromkeys(ids, "train") | {row["clip"]: row["split"] for row in rows}

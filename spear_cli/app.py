@@ -103,7 +103,9 @@ def preprocess(
     layout: Annotated[str, typer.Option(help="`auto`, `mead` or `flat`.")] = "auto",
     face: Face = "largest",
     on_missing_face: Annotated[str, typer.Option(help="`hold` (interpolate), `skip` the clip, or `fail`.")] = "hold",
-    split_by: Annotated[str, typer.Option(help="80/10/10 by `clip` or by `speaker`.")] = "clip",
+    split_by: Annotated[
+        str, typer.Option(help="80/10/10 by `clip` or `speaker`, or a .csv file with columns clip, split.")
+    ] = "clip",
     seed: Seed = 0,
     jobs: Jobs = 1,
 ) -> None:
@@ -120,7 +122,10 @@ def extract_audio_features(
     clips: Clips = Path("clips"),
     encoder: Annotated[
         str,
-        typer.Option(help="`mfcc`, `hubert`, `wav2vec2-conformer`, `unispeech` or `whisper` (ships with the package)."),
+        typer.Option(
+            help="`mfcc`, `hubert`, `wav2vec2-conformer`, `unispeech`, `whisper` (ships with the package), "
+            "or `none` (zeros: the control without audio)."
+        ),
     ] = "whisper",
     weights: Annotated[str | None, typer.Option(help="Folder or hub id of the encoder's weights.")] = None,
 ) -> None:
@@ -242,7 +247,8 @@ def metrics(
     fid: Annotated[bool, typer.Option("--fid", help="Frechet inception distance.")] = False,
     clips: Clips = Path("clips"),
     models: Models = Path("models"),
-    split: Annotated[str, typer.Option(help="`train`, `val` or `test`.")] = "test",
+    split: Annotated[str, typer.Option(help="`train`, `val`, `test`, or `all` of them.")] = "test",
+    by: Annotated[str | None, typer.Option(help="Also the scores of each `emotion` or `speaker`.")] = None,
     inception_weights: Annotated[Path | None, typer.Option(help="pytorch-fid's weight file, for --fid.")] = None,
     vae: Vae = None,
     json_out: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")] = False,
@@ -250,8 +256,10 @@ def metrics(
     """Score a rendered video against the truth, or the trained models on the test split."""
     if (pred is None) != (truth is None):
         raise typer.BadParameter("give both PRED and TRUTH, or neither for the test split")
-    from spear.stages.metrics import compare_videos
+    if pred is not None and by is not None:
+        raise typer.BadParameter("--by is for the clips of a split; leave it out for two videos")
     from spear.stages.metrics import metrics as stage
+    from spear.stages.metrics_videos import compare_videos
     from spear_cli.tables import show_scores
 
     chosen = {"ld": ld, "lvd": lvd, "psnr": psnr, "ssim": ssim, "fid": fid}
@@ -260,7 +268,7 @@ def metrics(
         if pred is not None and truth is not None:
             scores = compare_videos(pred, truth, which, inception_weights, progress)
         else:
-            scores = stage(clips, models, which, split, inception_weights, vae, progress)
+            scores = stage(clips, models, which, split, by, inception_weights, vae, progress)
     show_scores(scores, json_out)
 
 

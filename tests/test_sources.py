@@ -164,6 +164,26 @@ def test_split_by_speaker_keeps_speakers_together() -> None:
     assert counts == {"train": 16, "val": 2, "test": 2}
 
 
-def test_unknown_split_rule() -> None:
-    with pytest.raises(SpearError, match=r"^--split-by emotion is not one of clip, speaker$"):
+def test_split_by_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "official.csv"
+    path.write_text("clip,split\nclip1,test\nclip0,val\n")
+    assert assign_splits(_sources(3), str(path), 0) == {"clip0": "val", "clip1": "test", "clip2": "train"}
+
+
+@pytest.mark.parametrize("row", ["clip7,test", "clip1,exam", "clip1", ",test"])
+def test_split_by_a_file_with_a_wrong_line(row: str, tmp_path: Path) -> None:
+    path = tmp_path / "official.csv"
+    path.write_text(f"clip,split\nclip0,val\n{row}\n")
+    name, split = (*row.split(","), None)[:2]
+    with pytest.raises(SpearError) as error:
+        assign_splits(_sources(3), str(path), 0)
+    assert str(error.value) == (
+        f"{path}, line 3: wants the id of a clip that there is and one of train, val, test, has {name}, {split}"
+    )
+
+
+def test_unknown_split_rule(tmp_path: Path) -> None:
+    with pytest.raises(SpearError, match=r"^--split-by emotion is not one of clip, speaker, nor a \.csv file$"):
         assign_splits(_sources(3), "emotion", 0)
+    with pytest.raises(SpearError, match=r"none\.csv does not exist; give --split-by a \.csv file with the columns"):
+        assign_splits(_sources(3), str(tmp_path / "none.csv"), 0)

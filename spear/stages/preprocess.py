@@ -19,7 +19,7 @@ from spear.files import make_folder, sha256_of, whole, write_text
 from spear.jobs import run_each
 from spear.points import Array, lip_opening
 from spear.progress import Progress, Report, no_progress
-from spear.sources import Source, assign_splits, find_sources, marked
+from spear.sources import SPLIT_BY, Source, assign_splits, find_sources, marked
 from spear.sync import AvOffset, estimate_offset
 from spear.video import Footage, VideoWriter
 
@@ -64,6 +64,8 @@ def preprocess(
     splits = assign_splits(sources, split_by, seed)
     make_folder(clips)
     rule = f"by {split_by}, seed {seed}"
+    if split_by not in SPLIT_BY:  # a file, which may change
+        rule = f"by {split_by}, sha256 {sha256_of(Path(split_by))}"
     if split_by == "speaker":
         splits = _speakers_together(clips, sources, splits, rule)
     work, offsets = [], {}

@@ -150,6 +150,15 @@ def test_another_split_rule_rewrites_nothing_but_clip_json(clips: Path, talking_
     assert _changed(before, clips) == []
 
 
+def test_a_changed_split_file_is_noticed(clips: Path, talking_videos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "official.csv"
+    for split in ("test", "val"):
+        path.write_text(f"clip,split\ntalker_1,{split}\n")
+        report = preprocess([talking_videos], clips, split_by=str(path))
+        assert (report.done, report.kept) == (0, 4)
+        assert [clip.info.split for clip in find_clips(clips)] == ["train", split, "train", "train"]
+
+
 def test_a_changed_option_makes_the_clip_anew(video: Path, tmp_path: Path) -> None:
     clips = tmp_path / "clips"
     preprocess([video], clips)
@@ -349,7 +358,7 @@ def test_crop_and_tracking_are_those_of_render(made: tuple[Path, Report], talkin
 def test_wrong_options(video: Path, tmp_path: Path) -> None:
     for options, text in (
         ({"on_missing_face": "drop"}, "--on-missing-face drop is not one of hold, skip, fail"),
-        ({"split_by": "emotion"}, "--split-by emotion is not one of clip, speaker"),
+        ({"split_by": "emotion"}, "--split-by emotion is not one of clip, speaker, nor a .csv file"),
         ({"layout": "tree"}, "--layout tree is not one of auto, mead, flat"),
         ({"face": "nearest"}, "--face nearest is neither `largest` nor a number from 0 on (0 is the leftmost face)"),
     ):
