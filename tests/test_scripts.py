@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import runpy
 import shutil
 import subprocess
+import sys
 import wave
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [*sorted(ROOT.glob("scripts/**/*.sh")), ROOT / ".ci/run"]
@@ -100,3 +104,166 @@ def test_the_demo_voice_is_what_its_readme_says() -> None:
     with wave.open(str(ROOT / "scripts/demo/speech.wav")) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16000, 1, 2)
         assert round(file.getnframes() / 16000, 1) == 4.8
+
+
+# --- the ablation
+
+
+MISSING = "the weights x/y of the encoder hubert are not on this computer; run `hf download x/y`"
+
+
+@pytest.fixture
+def ablation(project: Path) -> Path:
+    """The project with a spear that writes down what it is asked for, has no weights of HuBERT, and scores 1.5."""
+    bin_folder = project / ".venv/bin"
+    (bin_folder / "python").write_text(f'#!/usr/bin/env bash\nexec {sys.executable} "$@"\n')
+    (bin_folder / "spear").write_text(
+        "#!/usr/bin/env bash\n"
+        'echo "$*" >>asked\n'
+        'case "$*" in\n'
+        f"*'--encoder hubert'*) echo 'error: {MISSING}' >&2; exit 1 ;;\n"
+        "*'--encoder mfcc'*) echo 'error: the disk is full' >&2; exit 1 ;;\n"
+        'metrics*) echo \'{"values": {"ld_percent": 1.5}}\' ;;\n'
+        "esac\n"
+    )
+    (bin_folder / "spear").chmod(0o755)
+    return project
+
+
+def ablate(project: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    (project / "asked").write_text("")
+    return subprocess.run(
+        ["bash", "scripts/ablation.sh", *args], cwd=project, env=os.environ | {"SEEDS": "0", "POSES": "rigid"} | env,
+        text=True, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+PREPARED = [
+    "preprocess in --clips out/ablation/clips --jobs 2",
+    "landmarks --clips out/ablation/clips --jobs 2",
+    "preprocess new --clips out/ablation/unseen --jobs 2",
+    "landmarks --clips out/ablation/unseen --jobs 2",
+    "extract-audio-features --encoder hubert --clips out/ablation/clips",
+    "extract-audio-features --encoder none --clips out/ablation/clips",
+    "extract-audio-features --encoder none --clips out/ablation/unseen",
+]
+
+
+def test_the_ablation_trains_every_encoder_alike_once_and_lists_missing_weights(ablation: Path) -> None:
+    run = ablate(ablation, "in", "new", "7", ENCODERS="hubert none")
+    assert (run.returncode, run.stderr) == (0, f"error: {MISSING}\n")
+    models = "--models out/ablation/none.rigid.0"
+    assert (ablation / "asked").read_text().splitlines() == [
+        *PREPARED,
+        f"train-a2lm --encoder none --pose rigid --seed 0 --epochs 7 --clips out/ablation/clips {models}",
+        f"metrics --ld --lvd --json {models} --clips out/ablation/clips",
+        f"metrics --ld --lvd --json {models} --clips out/ablation/unseen --split all",
+    ]
+    table = (ablation / "out/ablation/table3.md").read_text()
+    assert run.stdout == table
+    assert table.endswith(f"\n## Not measured: weights that are missing\n\n- hubert: {MISSING}\n")
+    assert table.count("| none | rigid | 1 | 1.500 | - | - | - |") == 2
+    assert "7 epochs on in" in table
+    assert ablate(ablation, "in", "new", "7", ENCODERS="hubert none").returncode == 0
+    assert (ablation / "asked").read_text().splitlines() == PREPARED
+
+
+def test_weights_that_came_are_used_and_no_longer_missing(ablation: Path) -> None:
+    ablate(ablation, "in", ENCODERS="whisper hubert")
+    assert (ablation / "out/ablation/hubert.missing").exists()
+    (ablation / "weights/hubert").mkdir(parents=True)
+    spear = ablation / ".venv/bin/spear"
+    spear.write_text(spear.read_text().replace("hubert'*)", "hubert'*weights*) ;;\n*'never'*)"))
+    assert ablate(ablation, "in", ENCODERS="whisper hubert", WEIGHTS="weights").returncode == 0
+    asked = (ablation / "asked").read_text().splitlines()
+    assert "extract-audio-features --encoder hubert --clips out/ablation/clips --weights weights/hubert" in asked
+    assert [line.split()[2] for line in asked if line.startswith("train")] == ["hubert"]
+    assert "Not measured" not in (ablation / "out/ablation/table3.md").read_text()
+
+
+def test_any_other_failure_ends_the_ablation(ablation: Path) -> None:
+    run = ablate(ablation, "in", ENCODERS="none mfcc whisper")
+    assert (run.returncode, run.stdout, run.stderr) == (1, "", "error: the disk is full\n")
+    assert not (ablation / "out/ablation/mfcc.missing").exists()
+    assert ablate(ablation, "in", ENCODERS="none whisper").returncode == 0
+    trained = [line.split()[2] for line in (ablation / "asked").read_text().splitlines() if line.startswith("train")]
+    assert trained == ["whisper"]
+
+
+def test_one_table_holds_equal_trainings_only(ablation: Path) -> None:
+    assert ablate(ablation, "in", "", "7", ENCODERS="none").returncode == 0
+    run = ablate(ablation, "in", ENCODERS="none")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == (
+        "error: out/ablation holds results of 7 epochs on in, not of 40 epochs on in; "
+        "name another folder with OUT=FOLDER\n"
+    )
+    assert ablate(ablation, "in", ENCODERS="none", OUT="other").returncode == 0
+    assert ablate(ablation).stderr == "usage: bash scripts/ablation.sh VIDEOS [UNSEEN] [EPOCHS]\n"
+
+
+def table(out: Path) -> subprocess.CompletedProcess[str]:
+    script = ROOT / "scripts/ablation_table.py"
+    return subprocess.run([sys.executable, script, out], text=True, capture_output=True, timeout=60, check=False)
+
+
+def test_the_table_has_mean_and_sample_deviation_over_the_seeds(tmp_path: Path) -> None:
+    """1.0, 1.2, 1.4: mean 1.2, deviation sqrt((.04 + 0 + .04) / 2) = .2."""
+    for seed, ld, r in ((0, 1.0, 0.5), (1, 1.2, None), (2, 1.4, 0.7)):
+        values = {"ld_percent": ld, "lip_opening_r": r, "ld_skill": None}
+        for name in ("hubert.raw", "hubert.rigid"):
+            (tmp_path / f"{name}.{seed}.seen.json").write_text(json.dumps({"values": values}))
+    (tmp_path / "none.rigid.0.unseen.json").write_text('{"values": {"wrong_audio_effect": 0.0}}')
+    (tmp_path / "unispeech.missing").write_text("error: no weights; download some\n")
+    run = table(tmp_path)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == (tmp_path / "table3.md").read_text()
+    rows = [line for line in run.stdout.splitlines() if line.startswith(("| hubert", "| uni", "| none", "## ", "- "))]
+    rest = "- | 0.600 ± 0.141 (2 of 3) | - | - | - | - | - |"
+    assert rows == [
+        "## Seen speakers: clips of the test split",
+        f"| hubert | rigid | 3 | 1.200 ± 0.200 | - | - | {rest}",
+        f"| hubert | raw | 3 | 1.200 ± 0.200 | - | 1.8394 / 1.2813 | {rest}",
+        "| unispeech | raw | - | - | - | 2.3756 / 1.8629 | - | - | - | - | - | - | - |",
+        "## Unseen people: nobody in the training",
+        "| unispeech | raw | - | - | - | 2.3756 / 1.8629 | - | - | - | - | - | - | - |",
+        "| none | rigid | 1 | - | - | - | - | - | - | - | - | - | 0.000 |",
+        "## Not measured: weights that are missing",
+        "- unispeech: no weights; download some",
+    ]
+
+
+def test_a_folder_without_scores_gives_a_line(tmp_path: Path) -> None:
+    run = table(tmp_path)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == f"error: no scores in {tmp_path}; run `bash scripts/ablation.sh VIDEOS` first\n"
+
+
+def test_the_ablation_runs_on_tiny_footage(tmp_path: Path, talking_videos: Path) -> None:
+    env = os.environ | {"ENCODERS": "mfcc none", "POSES": "rigid", "SEEDS": "0"}
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    run = subprocess.run(
+        ["bash", ROOT / "scripts/ablation.sh", talking_videos, "", "1"], cwd=tmp_path, env=env,
+        text=True, capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")
+    written = (tmp_path / "out/ablation/table3.md").read_text()
+    assert run.stdout.endswith(written)
+    rows = {line.split(" | ")[0][2:]: line.split(" | ")[4] for line in written.splitlines() if " | rigid | " in line}
+    assert list(rows) == ["mfcc", "none"]
+    assert all(float(value) > 0 for value in rows.values())
+
+
+# --- the bench
+
+
+def test_the_bench_of_stage_1_steps_through_the_papers_net_and_shows_a_table() -> None:
+    bench = runpy.run_path(str(ROOT / "scripts/bench/stage1.py"))
+    line = bench["Line"]("x", 12.3456, "s", bar="under 20 s")
+    assert bench["shown"]([line]).splitlines() == [
+        "what  median  unit  bar         note",
+        "x     12.35   s     under 20 s",
+    ]
+    seconds, _ = bench["_paper_steps"](torch.device("cpu"), batch=1, steps=1, dtype=torch.bfloat16)
+    assert seconds > 0
+    assert bench["moving_points"](10, seed=0).shape == (10, 131, 2)

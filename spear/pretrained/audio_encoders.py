@@ -1,4 +1,4 @@
-"""Speech -> features (F, L, W) at 25 fps: one small interface for five encoders (paper 3.1.1 and Table 3)."""
+"""Speech -> features (F, L, W) at 25 fps: one interface for five encoders (paper 3.1.1, Table 3) and a control."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from spear.files import read_json, sha256_of
 from spear.pretrained.mfcc import Mfcc, whole_frames
 from spear.pretrained.speech_models import HUB_IDS, load_model, weights_folder
 
-ENCODERS = ("mfcc", *HUB_IDS, "whisper")
-"""hubert is the paper's choice; whisper is the default, since its weights (tiny.en, MIT) come with the package."""
+ENCODERS = ("mfcc", *HUB_IDS, "whisper", "none")
+"""hubert is the paper's choice; whisper is the default, since its weights (tiny.en, MIT) come with the package; none is
+the control without audio."""
 
 
 class AudioEncoder(Protocol):
@@ -47,12 +48,31 @@ def load_encoder(name: str, weights: str | Path | None = None) -> AudioEncoder:
     """
     if name not in ENCODERS:
         raise SpearError(f"no audio encoder is called {name}; choose one of {', '.join(ENCODERS)}")
-    if name == "mfcc":
+    if name in ("mfcc", "none"):
         if weights is not None:
-            raise SpearError("mfcc is computed without weights; leave --weights out, or choose another --encoder")
-        return Mfcc()
+            raise SpearError(f"{name} is computed without weights; leave --weights out, or choose another --encoder")
+        return Mfcc() if name == "mfcc" else NoAudio()
     folder = weights_folder(name, weights)
     return Whisper(folder) if name == "whisper" else Waveform(name, folder)
+
+
+class NoAudio:
+    """Zeros whatever is said: (F, 1, 1), the control of comparisons between encoders (section 5.5).
+
+    A net trained on it shows what can be told from pose and references alone; what another encoder does better than
+    that comes from the sound.
+    """
+
+    name = "none"
+    shape = (1, 1)
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {"encoder": self.name, "version": 1}
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """See AudioEncoder."""
+        samples = whole_frames(samples)
+        return samples.new_zeros(len(samples) // SAMPLES_PER_FRAME, *self.shape)
 
 
 class Waveform:

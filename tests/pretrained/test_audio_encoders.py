@@ -1,4 +1,4 @@
-"""Paper 3.1.1: five encoders, one feature per video frame."""
+"""Paper 3.1.1: five encoders and the control without audio, one feature per video frame."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def copied(tiny: dict[str, Path], tmp_path: Path) -> Path:
 # --- what all encoders promise
 
 
-def test_names_are_those_of_the_papers_table_3_and_whisper() -> None:
-    assert ENCODERS == ("mfcc", "hubert", "wav2vec2-conformer", "unispeech", "whisper")
+def test_names_are_those_of_the_papers_table_3_whisper_and_the_control() -> None:
+    assert ENCODERS == ("mfcc", "hubert", "wav2vec2-conformer", "unispeech", "whisper", "none")
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -112,16 +112,24 @@ def test_digital_silence_gives_finite_features(name: str, tiny: dict[str, Path])
     assert load_encoder(name, tiny.get(name))(torch.zeros(16_000)).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(("seconds", "frame"), [(2, 20), (61, 24 * 25), (61, 1510)], ids=str)
+@pytest.mark.parametrize("name", ENCODERS[:-1])
 def test_a_sound_shows_in_the_features_of_its_own_video_frame(
-    name: str, tiny: dict[str, Path], without_attention: dict[str, Path]
+    name: str, seconds: int, frame: int, tiny: dict[str, Path], without_attention: dict[str, Path]
 ) -> None:
+    """Early, where windows of long audio meet, and late, where an error that grows with the length would show."""
     encoder = load_encoder(name, (tiny | without_attention).get(name))
-    samples = noise(2)
+    samples = noise(seconds)
     other = samples.clone()
-    other[640 * 20 : 640 * 21] = noise(0.04, seed=1)  # as loud: the level normalisation changes nothing elsewhere
+    other[640 * frame : 640 * (frame + 1)] = noise(0.04, seed=1)  # as loud: normalisation changes nothing elsewhere
     change = (encoder(other) - encoder(samples))[:, :2].square().sum(dim=(1, 2))
-    assert abs(int(change.argmax()) - 20) <= 1  # random convolutions lean to one side
+    assert abs(int(change.argmax()) - frame) <= 1  # random convolutions lean to one side
+
+
+def test_none_is_the_control_that_hears_nothing() -> None:
+    encoder = load_encoder("none")
+    assert (encoder.name, encoder.shape, encoder.settings) == ("none", (1, 1), {"encoder": "none", "version": 1})
+    assert torch.equal(encoder(noise(3.013)), torch.zeros(75, 1, 1))
 
 
 def test_settings_follow_the_content_of_the_weights_not_their_place(tiny: dict[str, Path], copied: Path) -> None:
@@ -167,9 +175,13 @@ def test_up_to_24_s_are_what_the_class_gives_in_one_go(name: str, tiny: dict[str
         )
 
 
+@pytest.mark.parametrize("frames", [601, 1101, 1525])
 @pytest.mark.parametrize("name", SPEECH_MODELS)
-def test_long_audio_in_windows_equals_one_go_but_for_attention(name: str, without_attention: dict[str, Path]) -> None:
-    samples = noise(61) * torch.linspace(0.1, 1, 61 * 16_000)  # per-window level normalisation would show
+def test_long_audio_in_windows_equals_one_go_but_for_attention(
+    name: str, frames: int, without_attention: dict[str, Path]
+) -> None:
+    """A frame more than one window (24 s) and than two (44 s), where the last window lies over the one before; 61 s."""
+    samples = noise(frames / 25) * torch.linspace(0.1, 1, frames * 640)  # per-window level normalisation would show
     model = type(tiny_model(name)).from_pretrained(without_attention[name]).eval()
     encoder = load_encoder(name, without_attention[name])
     torch.testing.assert_close(encoder(samples), by_the_book(model, samples), atol=1e-3, rtol=0)
@@ -290,13 +302,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_unknown_encoder() -> None:
     assert refusal("wavlm", None) == (
-        "no audio encoder is called wavlm; choose one of mfcc, hubert, wav2vec2-conformer, unispeech, whisper"
+        "no audio encoder is called wavlm; choose one of mfcc, hubert, wav2vec2-conformer, unispeech, whisper, none"
     )
 
 
-def test_mfcc_takes_no_weights() -> None:
-    assert refusal("mfcc", "x") == (
-        "mfcc is computed without weights; leave --weights out, or choose another --encoder"
+@pytest.mark.parametrize("name", ["mfcc", "none"])
+def test_mfcc_and_the_control_take_no_weights(name: str) -> None:
+    assert refusal(name, "x") == (
+        f"{name} is computed without weights; leave --weights out, or choose another --encoder"
     )
 
 

@@ -69,6 +69,17 @@ def test_the_default_encoder_is_whisper_with_the_packaged_weights(tmp_path: Path
     assert clip.features("whisper").shape == (10, 3, 384)
 
 
+def test_the_control_without_audio_is_an_encoder_like_the_others(tmp_path: Path) -> None:
+    clip, mute = make_clip(tmp_path, "a", 10, 0.4), make_clip(tmp_path, "mute", 10)
+    report = extract_audio_features(tmp_path, "none")
+    assert (report.done, report.skipped) == (1, [(mute.id, "no audio track")])
+    assert torch.equal(clip.features("none"), torch.zeros(10, 1, 1))
+    assert clip.require_features("none") == {"encoder": "none", "version": 1}
+    assert extract_audio_features(tmp_path, "none").kept == 1
+    with pytest.raises(SpearError, match="none is computed without weights; leave --weights out, or choose another"):
+        extract_audio_features(tmp_path, "none", weights="x")
+
+
 def test_a_second_run_does_nothing_and_changed_clips_or_settings_are_noticed(
     tmp_path: Path, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
