@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -144,19 +145,35 @@ class Clip:
             raise SpearError(f"{self.landmarks_path} has shape {points.shape}; run `spear landmarks` again")
         return points, confidence
 
-    def write_features(self, encoder: str, features: torch.Tensor, settings: dict[str, Any]) -> None:
-        """features: (F, L, W) of one audio encoder at 25 fps; stored as float16."""
-        about = {"clip": self.fingerprint, "settings": settings, "encoder": encoder}
-        save_tensors(self.features_path(encoder), {"features": features.to(torch.float16)}, about)
+    def write_features(
+        self,
+        encoder: str,
+        features: torch.Tensor,
+        settings: dict[str, Any],
+        changed: Sequence[tuple[torch.Tensor, float]] = (),
+    ) -> None:
+        """features: (F, L, W) of one audio encoder at 25 fps; stored as float16. changed: the same of changed
+        copies of the speech, and how many times faster each is."""
+        about = {"clip": self.fingerprint, "settings": settings, "encoder": encoder, "speeds": [s for _, s in changed]}
+        tensors = {"features": features, **{f"changed{i}": copy for i, (copy, _) in enumerate(changed)}}
+        tensors = {name: value.to(torch.float16) for name, value in tensors.items()}
+        save_tensors(self.features_path(encoder), tensors, about)
 
-    def features(self, encoder: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Frames start..stop of the features, (F, L, W) float32; only that window is read from disk.
+    def speeds(self, encoder: str) -> list[float]:
+        """How many times faster each changed copy of the speech is; none where the features were made without."""
+        return [float(speed) for speed in read_about(self.features_path(encoder)).get("speeds", [])]
+
+    def features(
+        self, encoder: str, start: int = 0, stop: int | None = None, changed: int | None = None
+    ) -> torch.Tensor:
+        """Frames start..stop of the features, (F, L, W) float32, or of a changed copy; only that window is read.
 
         The caller has checked with require_features that they are there and fit.
         """
-        path = self.features_path(encoder)
-        with safe_open(path, framework="pt") as file:
-            return file.get_slice("features")[start : self.info.frames if stop is None else stop].float()
+        name = "features" if changed is None else f"changed{changed}"
+        with safe_open(self.features_path(encoder), framework="pt") as file:
+            part = file.get_slice(name)
+            return part[start : part.get_shape()[0] if stop is None else stop].float()
 
     def speech(self, encoder: str, start: int = 0, stop: int | None = None, align: bool = True) -> torch.Tensor:
         """What is heard while video frames start..stop are seen, (stop - start, L, W) float32; only that is read.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -15,9 +16,17 @@ from torch.utils.data import Dataset
 
 from spear.clip import CROP, Clip
 from spear.errors import SpearError
+from spear.nets.a2lm import A2LMConfig
 from spear.nets.lm2face import blend_mask, image_tensor, sketch_tensor
 from spear.points import LOWER, OUTER_LIPS, Array, head_motion, lip_opening, pose_input
 from spear.progress import Report
+
+_NOT_HEARD = 0.15
+"""Share of the features that a training window does not hear."""
+_LONGEST_GAP = 7
+"""Frames in which it hears nothing."""
+_TREMBLE = 0.5
+"""Standard deviation, px, by which pose and references of a training window are moved."""
 
 
 def usable_clips(clips: list[Clip], report: Report, encoder: str | None = None) -> list[Clip]:
@@ -44,7 +53,8 @@ def usable_clips(clips: list[Clip], report: Report, encoder: str | None = None) 
 
 def data_digest(clips: list[Clip]) -> str:
     """Tells whether a training is resumed on the data that it began with."""
-    return hashlib.sha256("\n".join(f"{clip.id} {clip.fingerprint}" for clip in clips).encode()).hexdigest()
+    lines = [f"{clip.id} {clip.fingerprint} {clip.info.av_offset}" for clip in clips]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1024)
@@ -61,40 +71,88 @@ def spread_at_random(points: Array, count: int, random: np.random.Generator) -> 
     return [int(order[min(p, len(order) - 1)]) for p in picks]
 
 
-class SpeechWindows(Dataset[dict[str, Tensor]]):
-    """Windows of speech features with pose, references and the lower face to predict (section 3.1)."""
+@lru_cache(maxsize=1024)
+def cached_track(clip: Clip, pose: str) -> tuple[Array, Array, Array]:
+    """The clip's points (F, 131, 2), its pose input and its head's motion (F, 74, 2), kept for the clips used last."""
+    points = cached_points(clip)
+    return points, pose_input(points, pose), head_motion(points)
 
-    def __init__(self, clips: list[Clip], encoder: str, window: int, references: int, pose: str, seed: int) -> None:
-        self.encoder, self.window, self.references, self.pose, self.seed = encoder, window, references, pose, seed
-        self.items = [(clip, part) for clip in clips for part in range(max(1, clip.info.frames // window))]
+
+class SpeechWindows(Dataset[dict[str, Tensor]]):
+    """Windows of speech features with pose, references and the lower face to predict (section 3.1).
+
+    For the small preset they vary, which the paper does not say: half of them come from changed copies of the speech
+    where there are some, pose and references tremble, some features are not heard. Dropout would do as well, but its
+    masks would hang on how many processes there are.
+    """
+
+    def __init__(self, clips: list[Clip], config: A2LMConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.items = [(clip, part) for clip in clips for part in range(max(1, clip.info.frames // config.window))]
+        self._speeds = {clip.id: clip.speeds(config.encoder) if config.light else [] for clip in clips}
+
+    @property
+    def copies(self) -> int:
+        """How many changed copies of speech there are."""
+        return sum(map(len, self._speeds.values()))
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, place: Any) -> dict[str, Tensor]:
         """(epoch, index) -> features (T, L, W), pose and head (T, 74, 2), references (R, 131, 2), truth (T, 57, 2),
-        real (T,): which frames exist; a clip shorter than the window is held at its last frame."""
+        heard (T, L, W): which features the net may read, real (T,): which frames exist; a clip shorter than the window
+        is held at its last frame."""
         epoch, index = place
         random = np.random.default_rng([self.seed, epoch, index])
         clip, part = self.items[index]
-        points, total = cached_points(clip), clip.info.frames
-        room = max(0, total - self.window)
-        start = (
-            min(room, int((part + random.random()) * self.window))
-            if part
-            else int(random.integers(0, min(room, self.window) + 1))
-        )
-        frames = np.minimum(np.arange(start, start + self.window), total - 1)
-        features = clip.features(self.encoder, start, min(start + self.window, total))
-        pose = pose_input(points, self.pose)
+        points, pose, head = cached_track(clip, self.config.pose)
+        features, at, real = self._heard(clip, part, random)
+        references = points[spread_at_random(points, self.config.references, random)]
+        heard = np.ones((len(at), *features.shape[1:]), bool)
+        pose = _at(pose, at)
+        if self.config.light:
+            references = references + random.normal(0, _TREMBLE, references.shape).astype(np.float32)
+            pose = pose + random.normal(0, _TREMBLE, pose.shape[1:]).astype(np.float32)
+            heard &= random.random(features.shape[1:]) >= _NOT_HEARD
+            start, length = random.integers(len(at)), random.integers(1, _LONGEST_GAP + 1)
+            heard[start : start + length] = False
         return {
-            "features": features[frames - start],
-            "pose": torch.from_numpy(pose[frames]),
-            "head": torch.from_numpy(head_motion(points)[frames]),
-            "references": torch.from_numpy(points[spread_at_random(points, self.references, random)]),
-            "truth": torch.from_numpy(points[frames][:, LOWER]),
-            "real": torch.from_numpy(np.arange(start, start + self.window) < total),
+            "features": features,
+            "heard": torch.from_numpy(heard),
+            "pose": torch.from_numpy(pose),
+            "head": torch.from_numpy(_at(head, at)),
+            "references": torch.from_numpy(references),
+            "truth": torch.from_numpy(_at(points[:, LOWER], at)),
+            "real": torch.from_numpy(real),
         }
+
+    def _heard(
+        self, clip: Clip, part: int, random: np.random.Generator
+    ) -> tuple[Tensor, NDArray[np.float64], NDArray[np.bool_]]:
+        """A window (T, L, W) of the features near this part of the clip, where on its video track each row stands, (T,)
+        frames and parts of frames, and which rows exist (T,)."""
+        speeds, window, total = self._speeds[clip.id], self.config.window, clip.info.frames
+        changed = int(random.integers(len(speeds))) if speeds and random.random() < 0.5 else None
+        speed = 1.0 if changed is None else speeds[changed]
+        late = clip.info.av_offset if self.config.av_align else 0
+        # row j is heard while frame (j + 1/2) speed - 1/2 - late is seen; rows without a picture are left out
+        first = max(0, math.ceil((late + 0.5) / speed - 0.5))
+        last = max(first, min(int(total / speed), math.floor((total + late - 0.5) / speed + 0.5)) - 1)
+        room = max(0, last + 1 - first - window)
+        low, high = (min(room, (part + k) * window / speed) for k in (0, 1))
+        start = first + round(low + random.random() * (high - low))
+        rows = np.minimum(np.arange(start, start + window), last)
+        features = clip.features(self.config.encoder, start, min(start + window, last + 1), changed)[rows - start]
+        at = np.clip((rows + 0.5) * speed - 0.5 - late, 0, total - 1)
+        return features, at, np.arange(start, start + window) <= last
+
+
+def _at(track: Array, at: NDArray[np.float64]) -> Array:
+    """A track (F, P, 2) at frames and parts of frames (T,), by linear interpolation: (T, P, 2)."""
+    before = np.floor(at).astype(int)
+    share = (at - before).astype(np.float32)[:, None, None]
+    return np.asarray(track[before] * (1 - share) + track[np.minimum(before + 1, len(track) - 1)] * share, np.float32)
 
 
 class FacePairs(Dataset[dict[str, Tensor]]):

@@ -10,6 +10,7 @@ from torch import Tensor
 from spear.checkpoint import load_checkpoint
 from spear.clip import Clip
 from spear.dataset import cached_points
+from spear.errors import SpearError
 from spear.nets.a2lm import A2LM, A2LMConfig, build_a2lm, carried_lower_face, predict_landmarks
 from spear.points import Array, head_motion, pose_input, spread_over_opening
 
@@ -17,9 +18,14 @@ from spear.points import Array, head_motion, pose_input, spread_over_opening
 def load_a2lm(path: Path) -> A2LM:
     """A trained net, frozen, on the CPU. Raises SpearError where the file is absent, damaged or of another kind."""
     weights, about = load_checkpoint(path, "a2lm")
-    config = A2LMConfig(**{**about["config"], "feature_shape": tuple(about["config"]["feature_shape"])})
-    net = build_a2lm(config)
-    net.load_state_dict({name: value.float() for name, value in weights.items()})
+    try:
+        config = A2LMConfig(**{**about["config"], "feature_shape": tuple(about["config"]["feature_shape"])})
+        net = build_a2lm(config)
+        net.load_state_dict({name: value.float() for name, value in weights.items()})
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise SpearError(
+            f"{path} is of another version of spear, its net is built in another way; run `spear train-a2lm --restart`"
+        ) from error
     return net.eval().requires_grad_(False)
 
 
@@ -33,8 +39,8 @@ def predict_clip(net: A2LM, clip: Clip) -> tuple[Tensor, Tensor]:
 
 
 def features_of(net: A2LM, clip: Clip) -> Tensor:
-    """The clip's speech features as this net reads them, (F, L, W)."""
-    return clip.features(net.config.encoder)
+    """The clip's speech features as this net reads them, (F, L, W), late or early sound corrected."""
+    return clip.speech(net.config.encoder, align=net.config.av_align)
 
 
 def speak(net: A2LM, features: Tensor, points: Array, references: Array) -> Tensor:

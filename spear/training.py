@@ -83,6 +83,27 @@ class Task:
 
 
 @dataclass
+class Trained:
+    """How a training ended: the figures of its best validation, and how fast this run of it was."""
+
+    figures: dict[str, float]
+    steps: int = 0
+    """Of this run; 0 where there was nothing left to do."""
+    seconds: float = 0.0
+    waited: float = 0.0
+    """Seconds spent on waiting for the data loader, its start left out."""
+
+    @property
+    def steps_per_second(self) -> float:
+        return self.steps / max(self.seconds, 1e-9)
+
+    @property
+    def busy(self) -> float:
+        """The share of the time in which the trainer did not wait for data, 0..1."""
+        return 1 - self.waited / max(self.seconds, 1e-9)
+
+
+@dataclass
 class _Place:
     step: int = 0
     seconds: float = 0.0
@@ -90,12 +111,12 @@ class _Place:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, progress: Progress) -> dict[str, float]:
+def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, progress: Progress) -> Trained:
     """Train until the epochs or the minutes are over; the same command goes on where a stopped run was.
 
     Writes models/<name>.safetensors (best), <name>.last.safetensors, <name>.log.jsonl, <name>.state/, and a TensorBoard
-    log in models/tensorboard/<name>. Returns the figures of the best validation. Raises SpearError for a loss that is
-    not finite, for a state of other settings, InterruptedTraining after a signal.
+    log in models/tensorboard/<name>. Raises SpearError for a loss that is not finite, for a state of other settings,
+    InterruptedTraining after a signal.
     """
     state = models / f"{task.name}.state" / "state.safetensors"
     settings = {**task.settings, "batch_size": schedule.batch_size, "seed": schedule.seed}
@@ -103,14 +124,16 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
     place = _resume(state, task, settings, average)
     run = _Run(task, schedule, models, accelerator, average, place, settings, state)
     if run.is_over():
-        return place.figures
-    started, last_saved = time.monotonic() - place.seconds, time.monotonic()
+        return Trained(place.figures)
     loader: DataLoader[Any] = DataLoader(
         task.data, batch_sampler=run.batches(), num_workers=task.workers,  # type: ignore[arg-type]
         prefetch_factor=4 if task.workers else None, worker_init_fn=_own_group,
     )  # fmt: skip
+    batches, trained = _Waiting(_told_plainly(loader)), Trained(place.figures)
+    began = last_saved = time.monotonic()
+    started = began - place.seconds
     with _signals() as signals, run.log():
-        for batch in _told_plainly(loader):
+        for batch in batches:
             losses = run.step(batch)
             losses, place.seconds, stop = run.agree(losses, time.monotonic() - started, signals)
             run.write({"step": place.step, "seconds": round(place.seconds, 2), **losses})
@@ -125,9 +148,30 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
                 raise InterruptedTraining(
                     f"stopped after step {place.step}; run the same command again to go on", 128 + stop
                 )
+            trained.steps += 1
             if over:
                 break
-    return place.figures
+    trained.figures, trained.seconds, trained.waited = place.figures, time.monotonic() - began, batches.seconds
+    return trained
+
+
+class _Waiting:
+    """Passes batches on and adds up the seconds that each but the first, which starts the loader, is waited for."""
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self.seconds = 0.0
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        first = True
+        while True:
+            asked = time.monotonic()
+            batch = next(self._batches, None)
+            if batch is None:
+                return
+            self.seconds += 0.0 if first else time.monotonic() - asked
+            first = False
+            yield batch
 
 
 def _averaged(task: Task) -> nn.Module:
@@ -227,7 +271,7 @@ class _Run:
         try:
             with torch.no_grad():
                 figures = self.task.validate(place.step)
-            about = {"step": place.step, "seconds": round(place.seconds), "figures": figures}
+            about = {"step": place.step, "figures": figures}  # no time in it: equal trainings give equal bytes
             if self.accelerator.is_main_process:
                 self.write({"step": place.step, **{f"val_{name}": value for name, value in figures.items()}})
                 self.task.export(self.models / f"{self.task.name}.last.safetensors", about)

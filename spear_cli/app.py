@@ -128,12 +128,20 @@ def extract_audio_features(
         ),
     ] = "whisper",
     weights: Annotated[str | None, typer.Option(help="Folder or hub id of the encoder's weights.")] = None,
+    changed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Changed copies of the speech (tempo, colour, noise), which the small preset trains on.",
+            show_default="4 for mfcc and whisper, else 0",
+        ),
+    ] = None,
 ) -> None:
     """Compute speech features, one row for each video frame."""
     from spear.stages.extract_audio_features import extract_audio_features as stage
 
     with progress_bar(f"extract-audio-features ({encoder})") as progress:
-        report = stage(clips, encoder, weights, progress=progress)
+        report = stage(clips, encoder, weights, changed, progress)
     show_report(report, "clips")
 
 
@@ -156,13 +164,18 @@ def train_a2lm(
     clips: Clips = Path("clips"),
     models: Models = Path("models"),
     preset: Preset = "small",
-    encoder: Annotated[str | None, typer.Option(help="Whose features; may be left out where there is one.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Whose features (`none`: a control); may be left out where there is one.")
+    ] = None,
     pose: Annotated[
         str, typer.Option(help="`rigid` (head motion only) or `raw` (the paper's; gives the mouth away).")
     ] = "rigid",
     epochs: Epochs = None,
     max_minutes: MaxMinutes = None,
     learning_rate: LearningRate = None,
+    av_align: Annotated[
+        bool, typer.Option("--av-align/--no-av-align", help="Correct clips whose sound is late or early.")
+    ] = True,
     seed: Seed = 0,
     restart: Restart = False,
 ) -> None:
@@ -170,10 +183,10 @@ def train_a2lm(
     from spear.stages.train_a2lm import train_a2lm as stage
 
     with progress_bar("train-a2lm") as progress:
-        report, figures = stage(
-            clips, models, preset, encoder, pose, epochs, max_minutes, learning_rate, seed, restart, progress
+        report, trained = stage(
+            clips, models, preset, encoder, pose, epochs, max_minutes, learning_rate, av_align, seed, restart, progress
         )  # fmt: skip
-    _show_training(models / "a2lm.safetensors", report, figures)
+    _show_training(models / "a2lm.safetensors", report, trained)
 
 
 @app.command(epilog="Example: `spear train-lm2face --preset small --max-minutes 15`")
@@ -194,11 +207,11 @@ def train_lm2face(
     from spear.stages.train_lm2face import train_lm2face as stage
 
     with progress_bar("train-lm2face") as progress:
-        report, figures = stage(
+        report, trained = stage(
             clips, models, preset, frames_per_clip, epochs, max_minutes, learning_rate, perceptual, vae, seed, restart,
             progress,
         )  # fmt: skip
-    _show_training(models / "lm2face.safetensors", report, figures)
+    _show_training(models / "lm2face.safetensors", report, trained)
 
 
 @app.command(epilog="Example: `spear render --audio speech.wav --ref face.mp4 -o out.mp4`")
@@ -272,10 +285,13 @@ def metrics(
     show_scores(scores, json_out)
 
 
-def _show_training(path: Path, report: Any, figures: dict[str, float]) -> None:
+def _show_training(path: Path, report: Any, trained: Any) -> None:
     for name, reason in report.skipped:
         say(f"left out: {name}: {reason}")
-    say(f"{path}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if name != "score"))
+    say(f"{path}: " + ", ".join(f"{name} {value:.4g}" for name, value in trained.figures.items() if name != "score"))
+    if trained.steps > 1:
+        kept = f"the data loader kept the trainer {100 * trained.busy:.0f} % busy"
+        say(f"{trained.steps_per_second:.3g} steps/s, {kept}")
 
 
 def main() -> None:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from spear.clip import CROP
 from spear.nets.spade import start_at_zero
-from spear.points import DEPTH, FACE_SIDES, LOWER, N_LOWER, N_POINTS, N_UPPER, STEADY
+from spear.points import DEPTH, FACE_SIDES, LOWER, N_LOWER, N_POINTS, N_UPPER, STEADY, UPPER
 
+_SHAPE_SCALE = 10.0
+"""Mouth shapes are some hundredths of the crop; so many times that stands beside coordinates of about 0.5."""
 _WINDOW_MARGIN = 25
 """Frames that neighbouring windows share when a long track is predicted; their results are blended."""
 
@@ -22,19 +24,21 @@ class A2LMConfig:
     """Sizes of the net and what it was trained to read.
 
     light: the small preset's ways, else the paper's. Light: one linear layer a frame and convolutions over time; speech
-    and pose of a frame make one token; what is predicted is the distance to the references' mean lower face, carried by
-    the pose. Paper: deep convolutions over each frame with global average pooling, a token each, coordinates.
+    and pose of a frame make one token; what is predicted is how the references' own mouth shapes are mixed, and a rest,
+    on top of their mean lower face, carried by the head. Paper: deep convolutions over each frame with global average
+    pooling, a token each, coordinates.
+    pose: see `points.pose_input`. av_align: whether clips whose sound is late or early are corrected.
     """
 
     encoder: str
     encoder_settings: dict[str, Any]
     feature_shape: tuple[int, int]
     pose: str = "rigid"
+    av_align: bool = True
     width: int = 160
     layers: int = 3
     heads: int = 4
     feedforward: int = 512
-    dropout: float = 0.1
     references: int = 15
     window: int = 75
     light: bool = True
@@ -79,9 +83,9 @@ class FrameEncoder(nn.Module):
 class TrackEncoder(nn.Module):
     """Small: each frame through one linear layer, then convolutions over time: (B, T, C, W) -> (B, T, width)."""
 
-    def __init__(self, size: int, width: int, dropout: float, time_layers: int = 2) -> None:
+    def __init__(self, size: int, width: int, time_layers: int) -> None:
         super().__init__()
-        self.inward = nn.Sequential(nn.Flatten(2), nn.Dropout(dropout), nn.Linear(size, width), nn.GELU())
+        self.inward = nn.Sequential(nn.Flatten(2), nn.Linear(size, width), nn.GELU())
         self.over_time = nn.ModuleList(
             nn.Sequential(nn.GroupNorm(1, width), nn.Conv1d(width, width, 5, padding=2), nn.GELU())
             for _ in range(time_layers)
@@ -95,13 +99,16 @@ class TrackEncoder(nn.Module):
 
 
 class LandmarkDecoder(nn.Module):
-    """Section 3.1.3: position and modality embeddings, Transformer encoder, linear layer -> (B, T, 57, 2)."""
+    """Section 3.1.3: position and modality embeddings, Transformer encoder, linear layer -> (B, T, 57, 2).
+
+    Without dropout, which the paper does not name: several processes would draw other masks than one.
+    """
 
     def __init__(self, config: A2LMConfig) -> None:
         super().__init__()
         self.modality = nn.Parameter(torch.randn(3, config.width) * 0.02)
         layer = nn.TransformerEncoderLayer(
-            config.width, config.heads, config.feedforward, config.dropout, "gelu", batch_first=True, norm_first=True
+            config.width, config.heads, config.feedforward, 0.0, "gelu", batch_first=True, norm_first=True
         )
         self.transformer = nn.TransformerEncoder(
             layer, config.layers, norm=nn.LayerNorm(config.width), enable_nested_tensor=False
@@ -111,25 +118,50 @@ class LandmarkDecoder(nn.Module):
         if config.light:
             start_at_zero(self.outward)
 
-    def forward(self, audio: Tensor, pose: Tensor, references: Tensor) -> Tensor:
-        time = audio.shape[1]
+    def forward(self, audio: Tensor, pose: Tensor, references: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, T, width), (B, T, width), (B, R, width) -> points (B, T, 57, 2), and what the Transformer made of
+        the frames (B, T, width) and the references (B, R, width)."""
+        time, count = audio.shape[1], references.shape[1]
         place = sinusoids(time, audio.shape[2], audio.device)
         audio, pose = audio + place + self.modality[0], pose + place + self.modality[1]
         # the first tokens carry the answer, one for each frame to be predicted
         frames = [pose + audio] if self._joined else [pose, audio]
         tokens = self.transformer(torch.cat([*frames, references + self.modality[2]], 1))
-        return self.outward(tokens[:, :time]).unflatten(-1, (N_LOWER, 2))
+        return self.outward(tokens[:, :time]).unflatten(-1, (N_LOWER, 2)), tokens[:, :time], tokens[:, -count:]
+
+
+class ShapeMixer(nn.Module):
+    """How much of each reference's mouth shape a frame shows: a stranger's mouth is made of the stranger's own shapes.
+
+    Weights are products of a query of the frame and a key of the reference, without softmax: they may be negative.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        start_at_zero(self.query)
+
+    def forward(self, frames: Tensor, references: Tensor, shapes: Tensor) -> Tensor:
+        """frames (B, T, width), references (B, R, width), shapes (B, R, 57, 2) -> (B, T, 57, 2)."""
+        weights = self.query(frames) @ self.key(references).mT / frames.shape[-1] ** 0.5
+        return torch.einsum("btr,brpc->btpc", weights, shapes)
 
 
 class A2LM(nn.Module):
     """Audio features, pose and references -> the 57 points of the lower face, in crop px."""
 
     def __init__(
-        self, config: A2LMConfig, audio: nn.Module, pose: nn.Module, references: nn.Module, decoder: LandmarkDecoder
+        self,
+        config: A2LMConfig,
+        audio: nn.Module,
+        pose: nn.Module,
+        references: nn.Module,
+        decoder: LandmarkDecoder,
+        mixer: ShapeMixer | None,
     ) -> None:
         super().__init__()
         self.config = config
-        self.audio, self.pose, self.references, self.decoder = audio, pose, references, decoder
+        self.audio, self.pose, self.references, self.decoder, self.mixer = audio, pose, references, decoder, mixer
         self.feature_mean: Tensor
         self.feature_scale: Tensor
         self.register_buffer("feature_mean", torch.zeros(config.feature_shape))
@@ -143,9 +175,16 @@ class A2LM(nn.Module):
         """
         audio = self.audio((features - self.feature_mean) / self.feature_scale)
         heads, faces = _unit(pose), _unit(references)
-        offset = self.decoder(audio, self.pose(heads.transpose(2, 3)), self.references(faces.transpose(2, 3)))
-        base = carried_lower_face(heads if head is None else _unit(head), faces) if self.config.light else 0.0
-        return (base + offset) * CROP + CROP / 2
+        poses = self.pose(heads.transpose(2, 3))
+        if self.mixer is None:
+            points, _, _ = self.decoder(audio, poses, self.references(faces.transpose(2, 3)))
+        else:
+            shapes = mouth_shapes(faces)
+            known = torch.cat([faces, shapes * _SHAPE_SCALE], 2).transpose(2, 3)
+            rest, of_frames, of_references = self.decoder(audio, poses, self.references(known))
+            mixed = self.mixer(of_frames, of_references, shapes)
+            points = carried_lower_face(heads if head is None else _unit(head), faces) + mixed + rest
+        return points * CROP + CROP / 2
 
 
 def build_a2lm(config: A2LMConfig) -> A2LM:
@@ -153,16 +192,22 @@ def build_a2lm(config: A2LMConfig) -> A2LM:
     layers, width = config.feature_shape
     if not config.light:
         audio, pose, faces = (FrameEncoder(channels, config.width) for channels in (layers, 2, 2))
-        return A2LM(config, audio, pose, faces, LandmarkDecoder(config))
-    audio_track = TrackEncoder(layers * width, config.width, config.dropout, time_layers=2)
-    pose_track = TrackEncoder(N_UPPER * 2, config.width, config.dropout, time_layers=1)
-    each_reference = TrackEncoder(N_POINTS * 2, config.width, config.dropout, time_layers=0)
-    return A2LM(config, audio_track, pose_track, each_reference, LandmarkDecoder(config))
+        return A2LM(config, audio, pose, faces, LandmarkDecoder(config), None)
+    audio_track = TrackEncoder(layers * width, config.width, time_layers=2)
+    pose_track = TrackEncoder(N_UPPER * 2, config.width, time_layers=1)
+    each_reference = TrackEncoder((N_POINTS + N_LOWER) * 2, config.width, time_layers=0)
+    mixer = ShapeMixer(config.width)
+    return A2LM(config, audio_track, pose_track, each_reference, LandmarkDecoder(config), mixer)
 
 
 def _unit(points: Tensor) -> Tensor:
     """Crop px -> about -0.5..0.5; the crop itself comes from the pose alone, so this tells nothing of the mouth."""
     return (points - CROP / 2) / CROP
+
+
+def mouth_shapes(references: Tensor) -> Tensor:
+    """How each reference's lower face differs from their mean, carried to its head: (B, R, 131, 2) -> (B, R, 57, 2)."""
+    return references[:, :, LOWER] - carried_lower_face(references[:, :, UPPER], references)
 
 
 def carried_lower_face(head: Tensor, references: Tensor) -> Tensor:

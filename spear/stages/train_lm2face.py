@@ -27,7 +27,7 @@ from spear.pretrained.perceptual import PerceptualLoss, autoencoder_perceptual, 
 from spear.pretrained.vae import DEFAULT as DEFAULT_VAE
 from spear.pretrained.vae import load_kl_autoencoder
 from spear.progress import Progress, Report, no_progress
-from spear.training import Schedule, Task, fit
+from spear.training import Schedule, Task, Trained, fit
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def train_lm2face(
     seed: int = 0,
     restart: bool = False,
     progress: Progress = no_progress,
-) -> tuple[Report, dict[str, float]]:
+) -> tuple[Report, Trained]:
     """Train on the train split, choose by the val split, write models/lm2face.safetensors and sheets of samples.
 
     frames_per_clip: an epoch is that many random frames of each clip. perceptual: VGG19 or MobileNetV2 weights for the
