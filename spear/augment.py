@@ -32,6 +32,14 @@ def change_speech(samples: NDArray[np.float32], random: np.random.Generator) -> 
     return np.clip(copy, -1, 1).astype(np.float32), speed / 100
 
 
+def near_silence(count: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """What is heard when nobody speaks, (count,) samples: digital silence, or a room's noise of -75 to -40 dB."""
+    if random.random() < 1 / 3:
+        return np.zeros(count, np.float32)
+    noise = signal.lfilter([1], [1, -random.uniform(0, 0.98)], random.normal(size=count))
+    return np.asarray(noise / noise.std() * 10 ** (random.uniform(-75, -40) / 20), np.float32)
+
+
 def _coloured(samples: Samples, random: np.random.Generator) -> Samples:
     """Another tilt, bumps and edges of the spectrum, 3.4 kHz of a telephone among them."""
     hertz = np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE)

@@ -151,11 +151,14 @@ class Clip:
         features: torch.Tensor,
         settings: dict[str, Any],
         changed: Sequence[tuple[torch.Tensor, float]] = (),
+        silence: torch.Tensor | None = None,
     ) -> None:
         """features: (F, L, W) of one audio encoder at 25 fps; stored as float16. changed: the same of changed
-        copies of the speech, and how many times faster each is."""
+        copies of the speech, and how many times faster each is; silence: of a moment in which nobody speaks."""
         about = {"clip": self.fingerprint, "settings": settings, "encoder": encoder, "speeds": [s for _, s in changed]}
         tensors = {"features": features, **{f"changed{i}": copy for i, (copy, _) in enumerate(changed)}}
+        if silence is not None:
+            tensors["silence"] = silence
         tensors = {name: value.to(torch.float16) for name, value in tensors.items()}
         save_tensors(self.features_path(encoder), tensors, about)
 
@@ -163,14 +166,12 @@ class Clip:
         """How many times faster each changed copy of the speech is; none where the features were made without."""
         return [float(speed) for speed in read_about(self.features_path(encoder)).get("speeds", [])]
 
-    def features(
-        self, encoder: str, start: int = 0, stop: int | None = None, changed: int | None = None
-    ) -> torch.Tensor:
-        """Frames start..stop of the features, (F, L, W) float32, or of a changed copy; only that window is read.
+    def features(self, encoder: str, start: int = 0, stop: int | None = None, name: str = "features") -> torch.Tensor:
+        """Frames start..stop of the features, (F, L, W) float32; only that window is read from disk.
 
-        The caller has checked with require_features that they are there and fit.
+        name: or of a changed copy, `changed0`, `changed1` ..., or `silence`. The caller has checked with
+        require_features that they are there and fit.
         """
-        name = "features" if changed is None else f"changed{changed}"
         with safe_open(self.features_path(encoder), framework="pt") as file:
             part = file.get_slice(name)
             return part[start : part.get_shape()[0] if stop is None else stop].float()

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from spear.clip import CROP, Clip
 from spear.errors import SpearError
-from spear.nets.a2lm import A2LMConfig
+from spear.nets.a2lm import A2LMConfig, carried_lower_face, mouth_shapes
 from spear.nets.lm2face import blend_mask, image_tensor, sketch_tensor
 from spear.points import LOWER, OUTER_LIPS, Array, head_motion, lip_opening, pose_input
 from spear.progress import Report
@@ -25,6 +25,8 @@ _NOT_HEARD = 0.15
 """Share of the features that a training window does not hear."""
 _LONGEST_GAP = 7
 """Frames in which it hears nothing."""
+_SILENT = 0.1
+"""Share of the training windows in which nobody speaks and the lips are closed: footage has too little of that."""
 _TREMBLE = 0.5
 """Standard deviation, px, by which pose and references of a training window are moved."""
 
@@ -82,8 +84,8 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
     """Windows of speech features with pose, references and the lower face to predict (section 3.1).
 
     For the small preset they vary, which the paper does not say: half of them come from changed copies of the speech
-    where there are some, pose and references tremble, some features are not heard. Dropout would do as well, but its
-    masks would hang on how many processes there are.
+    where there are some, in some nobody speaks, pose and references tremble, some features are not heard. Dropout
+    would do as well as the last, but its masks would hang on how many processes there are.
     """
 
     def __init__(self, clips: list[Clip], config: A2LMConfig, seed: int) -> None:
@@ -109,6 +111,9 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
         points, pose, head = cached_track(clip, self.config.pose)
         features, at, real = self._heard(clip, part, random)
         references = points[spread_at_random(points, self.config.references, random)]
+        truth = _at(points[:, LOWER], at)
+        if self._speeds[clip.id] and random.random() < _SILENT:
+            features, truth = self._silence(clip), _closed(_at(head, at), references)
         heard = np.ones((len(at), *features.shape[1:]), bool)
         pose = _at(pose, at)
         if self.config.light:
@@ -123,7 +128,7 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
             "pose": torch.from_numpy(pose),
             "head": torch.from_numpy(_at(head, at)),
             "references": torch.from_numpy(references),
-            "truth": torch.from_numpy(_at(points[:, LOWER], at)),
+            "truth": torch.from_numpy(truth),
             "real": torch.from_numpy(real),
         }
 
@@ -143,9 +148,22 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
         low, high = (min(room, (part + k) * window / speed) for k in (0, 1))
         start = first + round(low + random.random() * (high - low))
         rows = np.minimum(np.arange(start, start + window), last)
-        features = clip.features(self.config.encoder, start, min(start + window, last + 1), changed)[rows - start]
+        name = "features" if changed is None else f"changed{changed}"
+        features = clip.features(self.config.encoder, start, min(start + window, last + 1), name)[rows - start]
         at = np.clip((rows + 0.5) * speed - 0.5 - late, 0, total - 1)
         return features, at, np.arange(start, start + window) <= last
+
+    def _silence(self, clip: Clip) -> Tensor:
+        """A window (T, L, W) in which nobody speaks, held at its last frame."""
+        features = clip.features(self.config.encoder, 0, self.config.window, "silence")
+        return features[np.minimum(np.arange(self.config.window), len(features) - 1)]
+
+
+def _closed(head: Array, references: Array) -> Array:
+    """The most closed of the references' mouths, carried by the head: (T, 74, 2), (R, 131, 2) -> (T, 57, 2)."""
+    faces = torch.from_numpy(references)[None]
+    shape = mouth_shapes(faces)[0, int(lip_opening(references).argmin())]
+    return (carried_lower_face(torch.from_numpy(head)[None], faces)[0] + shape).numpy()
 
 
 def _at(track: Array, at: NDArray[np.float64]) -> Array:

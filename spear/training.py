@@ -1,29 +1,26 @@
-"""The one training loop: epochs, log, validation, best and last checkpoints, exact resume, stop on time or signal."""
+"""The one training loop: epochs, validation, best and last checkpoints, stop on time or signal."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from spear.checkpoint import read_tensors, save_tensors
 from spear.errors import SpearError
-from spear.files import write_text
 from spear.progress import Progress
+from spear.training_loader import Batches, TrainingSet
+from spear.training_state import Place, TrainingState, WriteRow, training_log
 
 AUTOSAVE_SECONDS = 120.0
 
@@ -52,14 +49,6 @@ class Schedule:
     """Steps between validations."""
     seed: int = 0
     max_minutes: float | None = None
-
-
-class TrainingSet(Protocol):
-    """Samples that depend on (epoch, index) and nothing else, so that a resumed run sees the same ones."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, place: tuple[int, int]) -> Any: ...
 
 
 @dataclass
@@ -103,14 +92,6 @@ class Trained:
         return 1 - self.waited / max(self.seconds, 1e-9)
 
 
-@dataclass
-class _Place:
-    step: int = 0
-    seconds: float = 0.0
-    best: float = math.inf
-    figures: dict[str, float] = field(default_factory=dict)
-
-
 def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, progress: Progress) -> Trained:
     """Train until the epochs or the minutes are over; the same command goes on where a stopped run was.
 
@@ -118,31 +99,28 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
     log in models/tensorboard/<name>. Raises SpearError for a loss that is not finite, for a state of other settings,
     InterruptedTraining after a signal.
     """
-    state = models / f"{task.name}.state" / "state.safetensors"
     settings = {**task.settings, "batch_size": schedule.batch_size, "seed": schedule.seed}
     average = EMAModel(_averaged(task).parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
-    place = _resume(state, task, settings, average)
-    run = _Run(task, schedule, models, accelerator, average, place, settings, state)
+    path = models / f"{task.name}.state" / "state.safetensors"
+    state = TrainingState(path, settings, task.modules, task.optimisers, average)
+    state.resume()
+    run, place = _Run(task, schedule, models, accelerator, state), state.place
     if run.is_over():
         return Trained(place.figures)
-    loader: DataLoader[Any] = DataLoader(
-        task.data, batch_sampler=run.batches(), num_workers=task.workers,  # type: ignore[arg-type]
-        prefetch_factor=4 if task.workers else None, worker_init_fn=_own_group,
-    )  # fmt: skip
-    batches, trained = _Waiting(_told_plainly(loader)), Trained(place.figures)
+    batches, trained = Batches(task.data, run.batches(), task.workers), Trained(place.figures)
     began = last_saved = time.monotonic()
     started = began - place.seconds
-    with _signals() as signals, run.log():
+    with _signals() as signals, run.log() as write:
         for batch in batches:
             losses = run.step(batch)
             losses, place.seconds, stop = run.agree(losses, time.monotonic() - started, signals)
-            run.write({"step": place.step, "seconds": round(place.seconds, 2), **losses})
+            write({"step": place.step, "seconds": round(place.seconds, 2), **losses})
             progress(*run.shown(), " ".join(f"{name} {value:.4g}" for name, value in losses.items()))
             over = run.is_over()
             if over or place.step % schedule.validate_every == 0:
-                run.validate()
+                run.validate(write)
             if over or stop or time.monotonic() - last_saved > AUTOSAVE_SECONDS:
-                run.save_state()
+                run.save()
                 last_saved = time.monotonic()
             if stop:
                 raise InterruptedTraining(
@@ -151,27 +129,8 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
             trained.steps += 1
             if over:
                 break
-    trained.figures, trained.seconds, trained.waited = place.figures, time.monotonic() - began, batches.seconds
+    trained.figures, trained.seconds, trained.waited = place.figures, time.monotonic() - began, batches.waited
     return trained
-
-
-class _Waiting:
-    """Passes batches on and adds up the seconds that each but the first, which starts the loader, is waited for."""
-
-    def __init__(self, batches: Iterator[Any]) -> None:
-        self.seconds = 0.0
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[Any]:
-        first = True
-        while True:
-            asked = time.monotonic()
-            batch = next(self._batches, None)
-            if batch is None:
-                return
-            self.seconds += 0.0 if first else time.monotonic() - asked
-            first = False
-            yield batch
 
 
 def _averaged(task: Task) -> nn.Module:
@@ -184,10 +143,7 @@ class _Run:
     schedule: Schedule
     models: Path
     accelerator: Accelerator
-    average: EMAModel
-    place: _Place
-    settings: dict[str, Any]
-    state: Path
+    state: TrainingState
 
     def __post_init__(self) -> None:
         if len(self.task.data) == 0:
@@ -198,6 +154,10 @@ class _Run:
             raise SpearError(f"{self.task.name} has a batch of less than {ranks} samples; start fewer processes")
         self.steps_per_epoch = len(self.task.data) // self.batch
         self.total = self.schedule.epochs * self.steps_per_epoch
+
+    @property
+    def place(self) -> Place:
+        return self.state.place
 
     def share(self) -> float:
         """How much of the training is done, by steps or by time, whichever ends first."""
@@ -238,7 +198,7 @@ class _Run:
         batch = _to(batch, self.accelerator.device)
         losses = {name: float(value.detach()) for name, value in self.task.step(batch, self.share()).items()}
         place.step += 1
-        self.average.step(_averaged(self.task).parameters())
+        self.state.average.step(_averaged(self.task).parameters())
         return losses
 
     def agree(
@@ -262,10 +222,10 @@ class _Run:
                 )
         return losses, float(rows[:, -2].max()), int(rows[:, -1].max())
 
-    def validate(self) -> None:
-        net, place = _averaged(self.task), self.place
-        self.average.store(net.parameters())
-        self.average.copy_to(net.parameters())
+    def validate(self, write: WriteRow) -> None:
+        net, place, average = _averaged(self.task), self.place, self.state.average
+        average.store(net.parameters())
+        average.copy_to(net.parameters())
         for module in self.task.modules.values():
             module.eval()
         try:
@@ -273,109 +233,28 @@ class _Run:
                 figures = self.task.validate(place.step)
             about = {"step": place.step, "figures": figures}  # no time in it: equal trainings give equal bytes
             if self.accelerator.is_main_process:
-                self.write({"step": place.step, **{f"val_{name}": value for name, value in figures.items()}})
+                write({"step": place.step, **{f"val_{name}": value for name, value in figures.items()}})
                 self.task.export(self.models / f"{self.task.name}.last.safetensors", about)
                 if figures["score"] < place.best:
                     self.task.export(self.models / f"{self.task.name}.safetensors", about)
             if figures["score"] < place.best:
                 place.best, place.figures = figures["score"], figures
         finally:
-            self.average.restore(net.parameters())
+            average.restore(net.parameters())
 
-    def save_state(self) -> None:
-        """All that a resumed run needs, in one whole-or-absent file without pickle."""
-        if not self.accelerator.is_main_process:
-            return
-        tensors = {f"average.{i}": value for i, value in enumerate(self.average.shadow_params)}
-        for name, module in self.task.modules.items():
-            tensors |= {f"net.{name}.{key}": value for key, value in module.state_dict().items()}
-        for name, optimiser in self.task.optimisers.items():
-            for index, slots in optimiser.state_dict()["state"].items():
-                tensors |= {f"optimiser.{name}.{index}.{slot}": value for slot, value in slots.items()}
-        place = self.place
-        about = {
-            "settings": self.settings,
-            "step": place.step,
-            "seconds": place.seconds,
-            "best": None if math.isinf(place.best) else place.best,
-            "figures": place.figures,
-            "average_steps": self.average.optimization_step,
-        }
-        save_tensors(self.state, tensors, about)
+    def save(self) -> None:
+        if self.accelerator.is_main_process:
+            self.state.save()
 
-    @contextmanager
-    def log(self) -> Iterator[None]:
-        """Open the logs; lines that a killed run wrote after its last saved state are dropped."""
-        if not self.accelerator.is_main_process:
-            self._lines = self._board = None
-            yield
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.models.mkdir(parents=True, exist_ok=True)
-        path = self.models / f"{self.task.name}.log.jsonl"
-        old = path.read_text().splitlines() if path.exists() and self.place.step else []
-        kept = [line for line in old if line.endswith("}") and json.loads(line)["step"] <= self.place.step]
-        write_text(path, "".join(line + "\n" for line in kept))
-        board = SummaryWriter(str(self.models / "tensorboard" / self.task.name), purge_step=self.place.step + 1)
-        with path.open("a") as self._lines, board as self._board:
-            yield
-
-    def write(self, row: dict[str, float]) -> None:
-        if self._lines is None or self._board is None:
-            return
-        self._lines.write(json.dumps({k: round(v, 6) for k, v in row.items()}) + "\n")
-        self._lines.flush()
-        for name, value in row.items():
-            if name not in ("step", "seconds"):
-                self._board.add_scalar(name, value, row["step"])
-
-
-def _resume(state: Path, task: Task, settings: dict[str, Any], average: EMAModel) -> _Place:
-    if not state.exists():
-        return _Place()
-    tensors, about = read_tensors(state)
-    if about["settings"] != settings:
-        before = about["settings"]
-        changed = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
-        raise SpearError(
-            f"{state.parent} was trained with other settings ({', '.join(changed)}); "
-            "use --restart to begin anew, or another --models"
-        )
-    for name, module in task.modules.items():
-        module.load_state_dict(_part(tensors, f"net.{name}."))
-    for name, optimiser in task.optimisers.items():
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in _part(tensors, f"optimiser.{name}.").items():
-            index, slot = key.split(".")
-            slots.setdefault(int(index), {})[slot] = value
-        optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
-    for i, shadow in enumerate(average.shadow_params):
-        shadow.copy_(tensors[f"average.{i}"])
-    average.optimization_step = about["average_steps"]
-    best = math.inf if about["best"] is None else about["best"]
-    return _Place(about["step"], about["seconds"], best, about["figures"])
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    def log(self) -> AbstractContextManager[WriteRow]:
+        """The log; what other processes than the first write goes nowhere."""
+        if self.accelerator.is_main_process:
+            return training_log(self.models, self.task.name, self.place.step)
+        return nullcontext(lambda row: None)
 
 
 def _to(batch: Any, device: torch.device) -> Any:
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-
-
-def _told_plainly(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The batches; an error from a worker process comes with its traceback as text, of which the user gets the end."""
-    try:
-        yield from loader
-    except SpearError as error:
-        raise SpearError(str(error).strip().splitlines()[-1].partition("Error: ")[2] or str(error)) from error
-
-
-def _own_group(worker: int) -> None:
-    """A signal to the trainer's process group (Ctrl-C, a cluster's) must not kill its loader processes in mid-step."""
-    os.setpgid(0, 0)
 
 
 @contextmanager

@@ -139,13 +139,13 @@ def ablate(project: Path, *args: str, **env: str) -> subprocess.CompletedProcess
 
 
 PREPARED = [
-    "preprocess in --clips out/ablation/clips --jobs 2",
+    "preprocess in --clips out/ablation/clips --split-by clip --jobs 2",
     "landmarks --clips out/ablation/clips --jobs 2",
-    "preprocess new --clips out/ablation/unseen --jobs 2",
+    "preprocess new --clips out/ablation/unseen --split-by clip --jobs 2",
     "landmarks --clips out/ablation/unseen --jobs 2",
     "extract-audio-features --encoder hubert --clips out/ablation/clips",
     "extract-audio-features --encoder none --clips out/ablation/clips",
-    "extract-audio-features --encoder none --clips out/ablation/unseen",
+    "extract-audio-features --encoder none --clips out/ablation/unseen --changed 0",
 ]
 
 
@@ -163,7 +163,7 @@ def test_the_ablation_trains_every_encoder_alike_once_and_lists_missing_weights(
     assert run.stdout == table
     assert table.endswith(f"\n## Not measured: weights that are missing\n\n- hubert: {MISSING}\n")
     assert table.count("| none | rigid | 1 | 1.500 | - | - | - |") == 2
-    assert "7 epochs on in" in table
+    assert "7 epochs on in, split by clip" in table
     assert ablate(ablation, "in", "new", "7", ENCODERS="hubert none").returncode == 0
     assert (ablation / "asked").read_text().splitlines() == PREPARED
 
@@ -195,7 +195,7 @@ def test_one_table_holds_equal_trainings_only(ablation: Path) -> None:
     run = ablate(ablation, "in", ENCODERS="none")
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == (
-        "error: out/ablation holds results of 7 epochs on in, not of 40 epochs on in; "
+        "error: out/ablation holds results of 7 epochs on in, split by clip, not of 30 epochs on in, split by clip; "
         "name another folder with OUT=FOLDER\n"
     )
     assert ablate(ablation, "in", ENCODERS="none", OUT="other").returncode == 0

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from spear.audio import fit_to_frames, load_audio
-from spear.augment import change_speech
-from spear.clip import Clip, find_clips
+from spear.augment import change_speech, near_silence
+from spear.clip import SAMPLE_RATE, Clip, find_clips
 from spear.errors import SpearError, UnusableClip
 from spear.pretrained.audio_encoders import AudioEncoder, load_encoder
 from spear.progress import Progress, Report, no_progress
@@ -21,6 +21,8 @@ Changed = tuple[Tensor, float]
 """Features of a changed copy, (F', L, W), and how many times faster it is."""
 CHANGED_COPIES = 4
 """Of a training clip's speech. Without them the landmarks of strangers are worse (skill .14 for .16)."""
+
+SILENT_SECONDS = 3
 
 
 def extract_audio_features(
@@ -55,8 +57,8 @@ def extract_audio_features(
             report.kept += 1
         else:
             try:
-                features, copied = _features(clip, net, copies, computed)
-                clip.write_features(net.name, features, net.settings, copied)
+                features, copied, silence = _features(clip, net, copies, computed)
+                clip.write_features(net.name, features, net.settings, copied, silence)
             except UnusableClip as error:
                 report.skipped.append((clip.id, str(error)))
             else:
@@ -65,8 +67,13 @@ def extract_audio_features(
     return report
 
 
-def _features(clip: Clip, net: AudioEncoder, copies: int, computed: dict[Any, Clip]) -> tuple[Tensor, list[Changed]]:
-    """(F, L, W) of one clip and its changed copies. computed: digest of the samples, copies -> a clip that has them."""
+def _features(
+    clip: Clip, net: AudioEncoder, copies: int, computed: dict[Any, Clip]
+) -> tuple[Tensor, list[Changed], Tensor | None]:
+    """(F, L, W) of one clip, its changed copies, and three seconds of silence beside copies.
+
+    computed: digest of the samples, copies -> a clip whose file holds all that by now.
+    """
     from accelerate import PartialState
 
     samples = fit_to_frames(load_audio(clip.audio_path), clip.info.frames)
@@ -74,8 +81,8 @@ def _features(clip: Clip, net: AudioEncoder, copies: int, computed: dict[Any, Cl
     key = (digest.hexdigest(), copies)
     if key in computed:
         same = computed[key]
-        speeds = enumerate(same.speeds(net.name))
-        return same.features(net.name), [(same.features(net.name, changed=i), speed) for i, speed in speeds]
+        changed = [(same.features(net.name, name=f"changed{i}"), s) for i, s in enumerate(same.speeds(net.name))]
+        return same.features(net.name), changed, same.features(net.name, name="silence") if copies else None
     device = PartialState().device
     features = net(torch.from_numpy(samples).to(device))
     assert features.shape == (clip.info.frames, *net.shape), (features.shape, clip.info.frames, net.shape)
@@ -83,10 +90,12 @@ def _features(clip: Clip, net: AudioEncoder, copies: int, computed: dict[Any, Cl
     for _ in range(copies):
         other, speed = change_speech(samples, random)
         changed.append((net(torch.from_numpy(other).to(device)), speed))
+    quiet = near_silence(SILENT_SECONDS * SAMPLE_RATE, random)
+    silence = net(torch.from_numpy(quiet).to(device)) if copies else None
     if not all(part.half().isfinite().all() for part in (features, *(copy for copy, _ in changed))):
         raise SpearError(
             f"{net.name} gives numbers beyond float16 for {clip.audio_path}; its weights look damaged, "
             "give others with --weights FOLDER"
         )
     computed[key] = clip
-    return features, changed
+    return features, changed, silence

@@ -1,0 +1,135 @@
+"""What a stopped training goes on from: its exact state in one file, and a log without the steps that were lost."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from spear.checkpoint import read_tensors, save_tensors
+from spear.errors import SpearError
+from spear.files import write_text
+
+WriteRow = Callable[[dict[str, float]], None]
+"""Adds a row to the log; `step` is one of its figures."""
+
+
+@dataclass
+class Place:
+    """How far a training is."""
+
+    step: int = 0
+    """Steps that are done, over all resumes."""
+    seconds: float = 0.0
+    """What they took, over all resumes."""
+    best: float = math.inf
+    """The least score of a validation."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """All figures of that validation."""
+
+
+@dataclass
+class TrainingState:
+    """Nets, optimisers, the averaged net and the place of one training, and the file that keeps them.
+
+    Chance is no part of it: samples and random numbers of a step depend on the seed and the step alone.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    """JSON values that must be the same for the training to go on."""
+    modules: dict[str, nn.Module]
+    """All trained nets; the first one is averaged over time (EMA)."""
+    optimisers: dict[str, torch.optim.Optimizer]
+    average: EMAModel
+    place: Place = field(default_factory=Place)
+
+    def save(self) -> None:
+        """Write all of it, whole or absent, without pickle."""
+        tensors = {f"average.{i}": value for i, value in enumerate(self.average.shadow_params)}
+        for name, module in self.modules.items():
+            tensors |= {f"net.{name}.{key}": value for key, value in module.state_dict().items()}
+        for name, optimiser in self.optimisers.items():
+            for index, slots in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{name}.{index}.{slot}": value for slot, value in slots.items()}
+        place = self.place
+        about = {
+            "settings": self.settings,
+            "step": place.step,
+            "seconds": place.seconds,
+            "best": None if math.isinf(place.best) else place.best,  # JSON has no infinity
+            "figures": place.figures,
+            "average_steps": self.average.optimization_step,
+        }
+        save_tensors(self.path, tensors, about)
+
+    def resume(self) -> None:
+        """Take over what the file keeps, in place; nothing where there is none.
+
+        Raises SpearError where it was trained with other settings, naming them, or where the file is damaged.
+        """
+        if not self.path.exists():
+            return
+        tensors, about = read_tensors(self.path)
+        self._require_settings(about["settings"])
+        for name, module in self.modules.items():
+            module.load_state_dict(_part(tensors, f"net.{name}."))
+        for name, optimiser in self.optimisers.items():
+            slots: dict[int, dict[str, Tensor]] = {}
+            for key, value in _part(tensors, f"optimiser.{name}.").items():
+                index, slot = key.split(".")
+                slots.setdefault(int(index), {})[slot] = value
+            optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
+        for i, shadow in enumerate(self.average.shadow_params):
+            shadow.copy_(tensors[f"average.{i}"])
+        self.average.optimization_step = about["average_steps"]
+        best = math.inf if about["best"] is None else about["best"]
+        self.place = Place(about["step"], about["seconds"], best, about["figures"])
+
+    def _require_settings(self, before: dict[str, Any]) -> None:
+        if before == self.settings:
+            return
+        names = before.keys() | self.settings.keys()
+        changed = sorted(name for name in names if before.get(name) != self.settings.get(name))
+        raise SpearError(
+            f"{self.path.parent} was trained with other settings ({', '.join(changed)}); "
+            "use --restart to begin anew, or another --models"
+        )
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+@contextmanager
+def training_log(models: Path, name: str, step: int) -> Iterator[WriteRow]:
+    """Open models/<name>.log.jsonl and the TensorBoard log in models/tensorboard/<name>; yields what adds a row.
+
+    step: where the training goes on; rows that a killed run wrote after it are dropped from both. Rows get six decimals
+    and are in the first at once; `step` and `seconds` (s) are no curves in the second.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    models.mkdir(parents=True, exist_ok=True)
+    path = models / f"{name}.log.jsonl"
+    old = path.read_text().splitlines() if path.exists() and step else []
+    kept = [line for line in old if line.endswith("}") and json.loads(line)["step"] <= step]
+    write_text(path, "".join(line + "\n" for line in kept))
+    with path.open("a") as lines, SummaryWriter(str(models / "tensorboard" / name), purge_step=step + 1) as board:
+
+        def write(row: dict[str, float]) -> None:
+            lines.write(json.dumps({key: round(value, 6) for key, value in row.items()}) + "\n")
+            lines.flush()
+            for key, value in row.items():
+                if key not in ("step", "seconds"):
+                    board.add_scalar(key, value, row["step"])
+
+        yield write
