@@ -142,8 +142,9 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
         speed = 1.0 if changed is None else speeds[changed]
         late = clip.info.av_offset if self.config.av_align else 0
         # row j is heard while frame (j + 1/2) speed - 1/2 - late is seen; rows without a picture are left out
-        first = max(0, math.ceil((late + 0.5) / speed - 0.5))
-        last = max(first, min(int(total / speed), math.floor((total + late - 0.5) / speed + 0.5)) - 1)
+        end = max(1, int(total / speed))
+        first = min(max(0, math.ceil((late + 0.5) / speed - 0.5)), end - 1)
+        last = max(first, min(end, math.floor((total + late - 0.5) / speed + 0.5)) - 1)
         room = max(0, last + 1 - first - window)
         low, high = (min(room, (part + k) * window / speed) for k in (0, 1))
         start = first + round(low + random.random() * (high - low))

@@ -83,6 +83,21 @@ def lip_opening(points: Array) -> Array:
     return np.linalg.norm(lower - upper, axis=-1) / np.maximum(face_width(points), 1e-6)
 
 
+def part_lips(lower: Array) -> Array:
+    """Move lips that have passed through each other apart until they touch: (F, 57, 2) -> (F, 57, 2), crop px.
+
+    Each of nine columns of inner and outer lip is moved by half the overlap, up above and down below.
+    """
+    rings = [np.array(ring) - N_UPPER for ring in (INNER_LIPS, OUTER_LIPS)]  # corner, 9 above, corner, 9 below
+    above, below = rings[0][1:10], rings[0][:10:-1]
+    overlap = np.maximum(lower[:, above, 1] - lower[:, below, 1], 0) / 2
+    parted = lower.copy()
+    for ring in rings:
+        parted[:, ring[1:10], 1] -= overlap
+        parted[:, ring[:10:-1], 1] += overlap
+    return parted
+
+
 def spread_over_opening(points: Array, count: int) -> list[int]:
     """Choose frames spread evenly over the order of lip opening, most closed and most open included.
 

@@ -13,7 +13,7 @@ from spear.clip import Clip
 from spear.dataset import cached_points
 from spear.errors import SpearError
 from spear.nets.a2lm import A2LM, A2LMConfig, build_a2lm, carried_lower_face, predict_landmarks
-from spear.points import Array, head_motion, pose_input, spread_over_opening
+from spear.points import Array, head_motion, part_lips, pose_input, spread_over_opening
 
 _STEADYING = 0.7
 """Gaussian sigma, frames, for the mouth on the head, not the head: on strangers of a val split LVD over the baseline's
@@ -58,4 +58,4 @@ def speak(net: A2LM, features: Tensor, points: Array, references: Array) -> Tens
         return pred
     carried = carried_lower_face(head[None], faces[None])[0]
     mouth = gaussian_filter1d((pred - carried).numpy(), _STEADYING, axis=0, mode="nearest")
-    return carried + torch.from_numpy(mouth)
+    return torch.from_numpy(part_lips(carried.numpy() + mouth))

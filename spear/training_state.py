@@ -52,6 +52,9 @@ class TrainingState:
     average: EMAModel
     place: Place = field(default_factory=Place)
 
+    def __post_init__(self) -> None:
+        self.settings = json.loads(json.dumps(self.settings))  # as the file gives them back: JSON has no tuples
+
     def save(self) -> None:
         """Write all of it, whole or absent, without pickle."""
         tensors = {f"average.{i}": value for i, value in enumerate(self.average.shadow_params)}

@@ -32,7 +32,7 @@ from spear.talker import predict_clip
 from spear.training import Schedule, Task, Trained, fit
 
 SCHEDULES = {
-    "small": Schedule(epochs=150, batch_size=32, learning_rate=1e-3, final_rate=0.05, validate_every=100),
+    "small": Schedule(epochs=60, batch_size=32, learning_rate=1e-3, final_rate=0.05, validate_every=100),
     "paper": Schedule(epochs=200, batch_size=32, learning_rate=1e-4, final_rate=0.1, validate_every=500),
 }
 _CONTROL_PAIRS = 6
@@ -99,7 +99,7 @@ def train_a2lm(
     def export(path: Path, about: dict[str, Any]) -> None:
         save_checkpoint(path, "a2lm", asdict(config), net.state_dict(), training=about, seed=seed, preset=preset)
 
-    settings = {"preset": preset, "config": asdict(config), "clips": data_digest(train), "copies": data.copies,
+    settings = {**asdict(config), "preset": preset, "clips": data_digest(train), "copies": data.copies,
                 "learning_rate": schedule.learning_rate}  # fmt: skip
     task = Task("a2lm", {"a2lm": net}, {"adam": optimiser}, data, step, lambda _: _validate(net, val), export, settings)
     return report, fit(task, schedule, models, accelerator, progress)
@@ -143,11 +143,16 @@ def _standardise(net: A2LM, data: SpeechWindows) -> None:
 
 def _validate(net: A2LM, clips: list[Clip]) -> dict[str, float]:
     """Means over clips: LD, that of the baseline and LVD in percent of the face width, LVD over the baseline's, r and
-    amplitude of lip opening; and the controls over some pairs."""
+    amplitude of lip opening; and the controls over some pairs. Raises SpearError where one would not be finite."""
     rows = []
     for clip in clips:
         pred, baseline = (value.numpy() for value in predict_clip(net, clip))
         points = cached_points(clip)
+        if not (np.isfinite(pred).all() and np.isfinite(points).all()):
+            raise SpearError(
+                f"a2lm: what is predicted for {clip.folder} is not finite; make its features and landmarks again, "
+                "or begin anew with --restart and a lower --learning-rate"
+            )
         truth, width = points[:, LOWER], face_width(points)
         opening, true_opening = lip_opening(np.concatenate([points[:, UPPER], pred], axis=1)), lip_opening(points)
         rows.append({
