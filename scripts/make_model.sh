@@ -3,7 +3,7 @@
 #
 #     bash scripts/make_model.sh [WORK] [MINUTES]
 #
-# WORK: a scratch folder (work). MINUTES: for stage 2 (55); the autoencoder takes 20, stage 1 takes 8. Only footage that may be
+# WORK: a scratch folder (work). MINUTES: for stage 2 (55); the autoencoder takes 20, stage 1 takes 3. Only footage that may be
 # redistributed: GRID (CC BY 4.0), a presidential address and portraits of Congress (public domain). A run that was stopped goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,9 +13,18 @@ shared=../shared
 PATH="$PWD/.venv/bin:$PATH"
 mkdir -p "$work"
 
-# 1. GRID and the address -> clips, landmarks, features of the encoder that ships
-spear preprocess "$shared"/data/train/grid_s1 "$shared"/data/train/grid "$shared"/data/train/wild/obama_weekly_address_lia.mov \
-    --clips "$work/clips" --jobs 2
+# 1. GRID and the address -> clips, landmarks, features of the encoder that ships. A folder for each speaker; of the one with 240
+#    clips every tenth is held out for the test and every tenth for validation, of the others there is too little to spare.
+echo clip,split >"$work/splits.csv"
+awk -F, '$3 == "ship" && $1 ~ /^train\// { print $1, $2 }' "$shared/data/manifest.csv" | while read -r file speaker; do
+    mkdir -p "$work/people/$speaker"
+    ln -sf "$PWD/$shared/data/$file" "$work/people/$speaker/"
+done
+for video in "$work"/people/grid_s1/*; do
+    name=${video##*/}
+    echo "grid_s1_${name%.*}"
+done | awk 'NR % 10 == 1 { print $0 ",test" } NR % 10 == 6 { print $0 ",val" }' >>"$work/splits.csv"
+spear preprocess "$work/people" --clips "$work/clips" --split-by "$work/splits.csv" --jobs 2
 spear landmarks --clips "$work/clips" --jobs 2
 spear extract-audio-features --clips "$work/clips" --encoder whisper
 
@@ -25,7 +34,7 @@ spear extract-audio-features --clips "$work/clips" --encoder whisper
 cp "$work/autoencoder.safetensors" spear/weights/
 
 # 3. Stage 1 and stage 2; stage 2 compares features of MobileNetV2 (BSD-3), which does not ship
-spear train-a2lm --clips "$work/clips" --models "$work/models" --encoder whisper --max-minutes 8
+spear train-a2lm --clips "$work/clips" --models "$work/models" --encoder whisper
 spear train-lm2face --clips "$work/clips" --models "$work/models" --max-minutes "$minutes" \
     --perceptual "$shared/weights/mobilenet_v2-b0353104.pth"
 cp "$work/models/a2lm.safetensors" "$work/models/lm2face.safetensors" spear/weights/

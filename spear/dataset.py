@@ -27,6 +27,8 @@ _LONGEST_GAP = 7
 """Frames in which it hears nothing."""
 _SILENT = 0.1
 """Share of the training windows in which nobody speaks and the lips are closed: footage has too little of that."""
+_SKEW = 0.6
+"""Spread of the logarithm of `skew`: some people hardly ever open their mouth in a clip, some hardly ever close it."""
 _TREMBLE = 0.5
 """Standard deviation, px, by which pose and references of a training window are moved."""
 
@@ -65,10 +67,13 @@ def cached_points(clip: Clip) -> Array:
     return clip.landmarks()[0]
 
 
-def spread_at_random(points: Array, count: int, random: np.random.Generator) -> list[int]:
-    """One random frame from each of `count` equal parts of the order of lip opening: references for training."""
+def spread_at_random(points: Array, count: int, random: np.random.Generator, skew: float = 1.0) -> list[int]:
+    """One random frame from each of `count` parts of the order of lip opening: references for training.
+
+    The parts are equal; with a skew above 1 there are more of closed mouths, below 1 of open ones.
+    """
     order = np.argsort(lip_opening(points), kind="stable")
-    edges = np.linspace(0, len(order), count + 1)
+    edges = np.linspace(0, 1, count + 1) ** skew * len(order)
     picks = (edges[:-1] + random.random(count) * np.diff(edges)).astype(int)
     return [int(order[min(p, len(order) - 1)]) for p in picks]
 
@@ -110,7 +115,8 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
         clip, part = self.items[index]
         points, pose, head = cached_track(clip, self.config.pose)
         features, at, real = self._heard(clip, part, random)
-        references = points[spread_at_random(points, self.config.references, random)]
+        skew = math.exp(random.normal(0, _SKEW)) if self.config.light else 1.0
+        references = points[spread_at_random(points, self.config.references, random, skew)]
         truth = _at(points[:, LOWER], at)
         if self._speeds[clip.id] and random.random() < _SILENT:
             features, truth = self._silence(clip), _closed(_at(head, at), references)
