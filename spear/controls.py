@@ -28,7 +28,8 @@ class Controls:
     """What the controls found: totals, a row for each pair, and what was left out; all empty where there is no pair."""
 
     values: dict[str, float] = field(default_factory=dict)
-    """swap_r_audio, swap_r_pose: means over the pairs, weighted with frames; wrong_audio_effect: from the mean LDs."""
+    """swap_r_audio, swap_r_pose, swap_r_truths: means over the pairs, weighted with frames; wrong_audio_effect:
+    from the mean LDs."""
     pairs: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -36,7 +37,8 @@ class Controls:
 def controls(net: A2LM, clips: list[Clip], most: int | None = None) -> Controls:
     """Swap and wrong audio over pairs of clips; at most `most` of the pairs, evenly spread.
 
-    swap_r_audio, swap_r_pose: Pearson r of the predicted lip opening with that of the audio's and of the pose's owner.
+    swap_r_audio, swap_r_pose: Pearson r of the predicted lip opening with that of the audio's and of the pose's owner;
+    swap_r_truths: of the two owners' with each other, which a mouth that follows the one has with the other anyway.
     wrong_audio_effect: skill with the right audio less skill with the wrong one, both on the pose's owner; skill is
     1 - LD / LD of the baseline. Raises SpearError where a clip lacks its landmarks.
     """
@@ -91,6 +93,7 @@ def _pair_row(net: A2LM, audio: Clip, pose: Clip) -> dict[str, Any] | None:
     head = torch.from_numpy(head_motion(truth)[None])
     baseline = carried_lower_face(head, torch.from_numpy(references[None]))[0].numpy()
     opening = lip_opening(np.concatenate([truth[:, UPPER], wrong], axis=1))[known]
+    of_audio, of_pose = lip_opening(heard[:frames])[known], lip_opening(truth)[known]
     width = face_width(truth)[known]
     ld_wrong, ld_own, ld_baseline = (
         100 * landmark_distance(pred[known], truth[known, LOWER], width) for pred in (wrong, own, baseline)
@@ -99,8 +102,9 @@ def _pair_row(net: A2LM, audio: Clip, pose: Clip) -> dict[str, Any] | None:
         "audio": audio.id,
         "pose": pose.id,
         "frames": int(known.sum()),
-        "swap_r_audio": opening_correlation(opening, lip_opening(heard[:frames])[known]),
-        "swap_r_pose": opening_correlation(opening, lip_opening(truth)[known]),
+        "swap_r_audio": opening_correlation(opening, of_audio),
+        "swap_r_pose": opening_correlation(opening, of_pose),
+        "swap_r_truths": opening_correlation(of_audio, of_pose),
         "wrong_audio_ld_percent": ld_wrong,
         "ld_percent": ld_own,
         "ld_baseline_percent": ld_baseline,
@@ -119,6 +123,7 @@ def _totals(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {
         "swap_r_audio": mean("swap_r_audio"),
         "swap_r_pose": mean("swap_r_pose"),
+        "swap_r_truths": mean("swap_r_truths"),
         "wrong_audio_effect": lost,
     }
 

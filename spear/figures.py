@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from spear.clip import CROP, FPS
 from spear.errors import SpearError
 from spear.face import CROP_WIDTHS, crop_transform, to_crop, warp_crop
-from spear.files import whole, write_picture
+from spear.files import make_folder, whole, write_picture
 from spear.points import EDGES, N_LOWER, N_POINTS, N_UPPER, UPPER, Array, lip_opening
 from spear.scores.landmark import opening_amplitude, opening_correlation
 from spear.video import Frame, VideoWriter
@@ -55,7 +56,12 @@ class ClipFigures:
         self._openings: list[tuple[float, float]] = []
 
     def __enter__(self) -> ClipFigures:
-        """Raises SpearError where the folder cannot be written."""
+        """Raises SpearError where the folder cannot be written, or a file of that name is there that is no figure."""
+        *others, opening = self._paths
+        # the plot takes its name first: a video without one is the user's own, perhaps the very one that is drawn
+        for path in [] if opening.exists() else others:
+            if path.is_file():
+                raise SpearError(f"{path} is there already and is no figure; give another folder")
         with ExitStack() as stack:
             self._parts = [stack.enter_context(whole(path)) for path in self._paths]
             self._stack = stack.pop_all()
@@ -118,6 +124,31 @@ class ClipFigures:
                 write_picture(self._parts[2], opening_plot(*np.array(self._openings, np.float64).T))
         else:
             self._stack.__exit__(kind, error, trace)
+
+
+class FigureFolder:
+    """A folder with the figures of one clip after the other; it knows how many, and why some have none."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder. Raises SpearError where it cannot be written in, or a file has its name."""
+        make_folder(Path(folder))
+        self._folder, self._made = Path(folder), 0
+        self._lacking: list[str] = []
+
+    @contextmanager
+    def clip(self, name: str, frames: int, audio: Path | None = None) -> Iterator[ClipFigures]:
+        """The figures of one clip, which stand there and are counted where no exception leaves; as `ClipFigures`."""
+        with ClipFigures(self._folder, name, frames, audio) as figures:
+            yield figures
+        self._made += 1
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Say in the notes why a clip has no figures."""
+        self._lacking.append(f"no figures of {name}: {reason}")
+
+    def notes(self) -> list[str]:
+        """Which clips have no figures and why; how many have some, and where."""
+        return [*self._lacking, f"figures of {self._made} clip{'s' if self._made != 1 else ''} in {self._folder}"]
 
 
 def file_name(name: str) -> str:

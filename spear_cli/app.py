@@ -15,6 +15,22 @@ from typer.exceptions import TyperException
 from spear.errors import SpearError
 from spear.version import __version__
 from spear_cli.console import fail, progress_bar, say, show_report
+from spear_cli.options import (
+    Changed,
+    Clips,
+    Encoder,
+    Epochs,
+    Face,
+    Figures,
+    Jobs,
+    LearningRate,
+    MaxMinutes,
+    Models,
+    Preset,
+    Restart,
+    Seed,
+    Vae,
+)
 
 
 class _Group(TyperGroup):
@@ -65,18 +81,6 @@ app = typer.Typer(
     epilog="Start here: `spear render --audio speech.wav --ref face.mp4 -o out.mp4`",
 )
 
-Clips = Annotated[Path, typer.Option("--clips", help="Folder of the clips.")]
-Models = Annotated[Path, typer.Option("--models", help="Folder of the trained models.")]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")]
-Seed = Annotated[int, typer.Option(min=0, help="Equal seeds give equal results.")]
-Preset = Annotated[str, typer.Option(help="`small` (two CPU cores) or `paper` (a GPU).")]
-MaxMinutes = Annotated[float | None, typer.Option(min=0.01, help="Stop after this long, over all resumes.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")]
-LearningRate = Annotated[float | None, typer.Option(help="Instead of the preset's.")]
-Restart = Annotated[bool, typer.Option("--restart", help="Forget an earlier run of this training.")]
-Vae = Annotated[str | None, typer.Option(help="Folder or hub id of the paper preset's AutoencoderKL.")]
-Face = Annotated[str, typer.Option(help="`largest`, or the number of the face from the left, from 0.")]
-
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -120,22 +124,9 @@ def preprocess(
 @app.command(epilog="Example: `spear extract-audio-features --encoder mfcc`")
 def extract_audio_features(
     clips: Clips = Path("clips"),
-    encoder: Annotated[
-        str,
-        typer.Option(
-            help="`mfcc`, `hubert`, `wav2vec2-conformer`, `unispeech`, `whisper` (ships with the package), "
-            "or `none` (zeros: the control without audio)."
-        ),
-    ] = "whisper",
+    encoder: Encoder = "whisper",
     weights: Annotated[str | None, typer.Option(help="Folder or hub id of the encoder's weights.")] = None,
-    changed: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Changed copies of the speech (tempo, colour, noise), which the small preset trains on.",
-            show_default="4 for mfcc and whisper, else 0",
-        ),
-    ] = None,
+    changed: Changed = None,
 ) -> None:
     """Compute speech features, one row for each video frame."""
     from spear.stages.extract_audio_features import extract_audio_features as stage
@@ -264,6 +255,7 @@ def metrics(
     by: Annotated[str | None, typer.Option(help="Also the scores of each `emotion` or `speaker`.")] = None,
     inception_weights: Annotated[Path | None, typer.Option(help="pytorch-fid's weight file, for --fid.")] = None,
     vae: Vae = None,
+    figures: Figures = None,
     json_out: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")] = False,
 ) -> None:
     """Score a rendered video against the truth, or the trained models on the test split."""
@@ -279,9 +271,9 @@ def metrics(
     which = frozenset(name for name, wanted in chosen.items() if wanted) or frozenset({"ld", "lvd", "psnr", "ssim"})
     with progress_bar("metrics") as progress:
         if pred is not None and truth is not None:
-            scores = compare_videos(pred, truth, which, inception_weights, progress)
+            scores = compare_videos(pred, truth, which, inception_weights, figures, progress)
         else:
-            scores = stage(clips, models, which, split, by, inception_weights, vae, progress)
+            scores = stage(clips, models, which, split, by, inception_weights, vae, figures, progress)
     show_scores(scores, json_out)
 
 

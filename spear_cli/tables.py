@@ -37,6 +37,7 @@ _OTHERS = {
     "lip_opening_best_lag_frames": ("lip opening: lag of the best r", "frames"),
     "swap_r_audio": ("swap: r with the audio's owner", ""),
     "swap_r_pose": ("swap: r with the pose's owner (the old mouth)", ""),
+    "swap_r_truths": ("swap: r of the two true mouths", ""),
     "wrong_audio_effect": ("wrong audio: skill lost", ""),
     "psnr_full": ("PSNR, full frame", "dB"),
     "psnr_crop": ("PSNR, face crop", "dB"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -162,7 +163,7 @@ FACE_LEFT = "--face left is neither `largest` nor a number from 0 on (0 is the l
             "good.mp4 --layout mead",
             "good.mp4 is not <M|W>NNN/video/<view>/<emotion>/level_<k>/<NNN>.mp4; use --layout auto or flat",
         ),
-        ("good.mp4 --split-by day", "--split-by day is not one of clip, speaker"),
+        ("good.mp4 --split-by day", "--split-by day is not one of clip, speaker, nor a .csv file"),
         ("good.mp4 --on-missing-face cry", "--on-missing-face cry is not one of hold, skip, fail"),
         (
             "good.mp4 --clips notes.txt/clips",
@@ -353,6 +354,11 @@ def test_render_with_a_picture_and_the_models_that_ship(speech_wav: Path, portra
 
 LANDMARK_SCORES = {f"{name}_{unit}" for name in ("ld", "lvd", "lvd_squared") for unit in ("ratio", "percent", "px256")}
 LIP_SCORES = {f"lip_opening_{name}" for name in ("r", "amplitude", "best_r", "best_lag_frames")}
+SPLIT_SCORES = {
+    "ld_skill", "lvd_over_baseline", "lip_opening_r_mean", "lip_opening_r_min",
+    *(f"{name}_baseline_{unit}" for name in ("ld", "lvd") for unit in ("ratio", "percent", "px256")),
+}  # fmt: skip
+CONTROLS = {"swap_r_audio", "swap_r_pose", "swap_r_truths", "wrong_audio_effect"}
 
 
 def test_metrics_of_two_videos(chain: Chain) -> None:
@@ -367,12 +373,39 @@ def test_metrics_of_two_videos(chain: Chain) -> None:
 
 def test_metrics_of_the_test_split(chain: Chain) -> None:
     scores = json.loads(done(forked_spear("metrics", "--ld", "--psnr", "--json", cwd=chain.folder)))
-    baseline = {"ld_baseline_ratio", "ld_baseline_percent", "ld_baseline_px256", "ld_skill"}
-    assert set(scores["values"]) == LANDMARK_SCORES | LIP_SCORES | baseline | {"psnr_crop", "psnr_hull"}
+    assert set(scores["values"]) == LANDMARK_SCORES | LIP_SCORES | SPLIT_SCORES | {"psnr_crop", "psnr_hull"}
     assert (scores["protocol"]["split"], scores["protocol"]["clips"]) == ("test", 1)
     table = done(forked_spear("metrics", "--ld", cwd=chain.folder))
     assert "LD of the baseline" in table
     assert "\nprotocol\n  split: test\n  clips: 1\n" in table
+
+
+def test_metrics_of_every_split_together(chain: Chain) -> None:
+    """Four clips with different sound: there are pairs, so the controls are among the scores."""
+    scores = json.loads(done(forked_spear("metrics", "--ld", "--lvd", "--split", "all", "--json", cwd=chain.folder)))
+    assert set(scores["values"]) == LANDMARK_SCORES | LIP_SCORES | SPLIT_SCORES | CONTROLS
+    assert (scores["protocol"]["split"], scores["protocol"]["clips"]) == ("all", 4)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"), [("train-a2lm", ["--no-av-align"]), ("train-lm2face", ["--frames-per-clip", "1"])]
+)
+def test_a_training_says_how_fast_it_was(command: str, options: list[str], chain: Chain, tmp_path: Path) -> None:
+    where = ("--clips", chain.folder / "clips", "--epochs", "2")
+    score, speed = done(forked_spear(command, *where, *options, cwd=tmp_path)).splitlines()
+    assert score.startswith(f"models/{command.removeprefix('train-')}.safetensors: ")
+    assert re.fullmatch(r"[\d.e+]+ steps/s, the data loader kept the trainer \d+ % busy", speed)
+
+
+def test_changed_copies_of_the_speech_are_as_many_as_asked_for(chain: Chain, tmp_path: Path) -> None:
+    shutil.copytree(chain.folder / "clips", tmp_path / "clips")
+    for options, copies in (((), 4), (("--changed", "1"), 1), (("--changed", "0"), 0)):
+        done(forked_spear("extract-audio-features", "--encoder", "mfcc", *options, cwd=tmp_path))
+        for folder in (tmp_path / "clips").iterdir():
+            train = json.loads((folder / "clip.json").read_text())["split"] == "train"
+            with safe_open(folder / "mfcc.safetensors", framework="np") as file:
+                names = {name for name in file.keys() if name.startswith("changed")}  # noqa: SIM118
+            assert names == {f"changed{i}" for i in range(copies if train else 0)}
 
 
 # --- bad input that takes a chain to give ----------------------------------------------------------------------------
@@ -398,7 +431,7 @@ def test_metrics_of_the_test_split(chain: Chain) -> None:
         (
             "",
             "train-a2lm --encoder ears",
-            "--encoder ears is not one of mfcc, hubert, wav2vec2-conformer, unispeech, whisper",
+            "--encoder ears is not one of mfcc, hubert, wav2vec2-conformer, unispeech, whisper, none",
         ),
         ("", "train-a2lm --preset huge", "--preset huge is not one of small, paper"),
         ("", "train-a2lm --pose yoga", "--pose yoga is not one of rigid, raw"),
@@ -407,9 +440,9 @@ def test_metrics_of_the_test_split(chain: Chain) -> None:
         (
             "",
             "extract-audio-features --encoder ears",
-            "no audio encoder is called ears; choose one of mfcc, hubert, wav2vec2-conformer, unispeech, whisper",
+            "no audio encoder is called ears; choose one of mfcc, hubert, wav2vec2-conformer, unispeech, whisper, none",
         ),
-        ("", "metrics --split all", "--split all is not one of train, val, test"),
+        ("", "metrics --split some", "--split some is not one of train, val, test, all"),
     ],
 )
 def test_stages_want_the_stage_before_and_known_words(

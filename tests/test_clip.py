@@ -66,6 +66,27 @@ def test_a_window_of_features_is_read(clip: Clip) -> None:
     assert torch.equal(clip.features("hubert", 1, 3), features[1:3])
 
 
+def test_changed_copies_and_silence_stand_beside_the_features(clip: Clip) -> None:
+    """Copies have lengths of their own: 4 frames that are told 16 % slower are 5, 19 % faster 3."""
+    features, slow, fast, quiet = (torch.full((n, 1, 2), float(n)) for n in (FRAMES, 5, 3, 75))
+    slow[:, 0, 0] = torch.arange(5.0)
+    clip.write_features("mfcc", features, {"version": 1}, [(slow, 0.84), (fast, 1.19)], quiet)
+    assert clip.require_features("mfcc") == {"version": 1}
+    assert clip.speeds("mfcc") == [0.84, 1.19]
+    assert torch.equal(clip.features("mfcc"), features)
+    assert torch.equal(clip.features("mfcc", name="changed0"), slow)
+    assert torch.equal(clip.features("mfcc", 1, 3, "changed0"), slow[1:3])
+    assert torch.equal(clip.features("mfcc", name="changed1"), fast)
+    assert torch.equal(clip.features("mfcc", 0, 10, "silence"), quiet[:10])
+    assert clip.features("mfcc", name="changed0").dtype == torch.float32
+    assert clip.speech("mfcc").shape == (FRAMES, 1, 2)
+
+
+def test_features_without_copies_have_no_speeds(clip: Clip) -> None:
+    clip.write_features("mfcc", torch.zeros(FRAMES, 1, 2), {})
+    assert clip.speeds("mfcc") == []
+
+
 @pytest.mark.parametrize(
     ("offset", "rows"),
     [(0, [0, 1, 2, 3]), (1, [1, 2, 3, 3]), (3, [3, 3, 3, 3]), (-2, [0, 0, 0, 1]), (9, [3, 3, 3, 3])],

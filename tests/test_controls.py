@@ -32,8 +32,8 @@ class Stub(nn.Module):
     def __init__(self, way: str) -> None:
         super().__init__()
         self.way, self.nothing = way, nn.Parameter(torch.zeros(1))
-        # two references, the most closed and the most open mouth: their mean is 10 px open
-        self.config = A2LMConfig("mfcc", {}, (1, 1), pose="raw", references=2)
+        # two references, the most closed and the most open mouth: their mean is 10 px open. Not light: no steadying
+        self.config = A2LMConfig("mfcc", {}, (1, 1), pose="raw", references=2, light=False)
 
     def forward(self, features: Tensor, pose: Tensor, references: Tensor, head: Tensor) -> Tensor:
         opening = {
@@ -63,6 +63,7 @@ def test_a_net_that_copies_what_it_hears(clips: list[Clip]) -> None:
     found = controls(Stub("listen"), clips)
     assert found.values["swap_r_audio"] == pytest.approx(1)
     assert found.values["swap_r_pose"] == pytest.approx(-1)  # the two mouths open in turn
+    assert found.values["swap_r_truths"] == pytest.approx(-1)
     # with its own audio LD is 0, skill 1; with the other's the lips are 20 px too far apart or too close in every
     # frame, those of the baseline 10 px: LD is twice the baseline's, skill -1; 1 - -1 = 2
     assert found.values["wrong_audio_effect"] == pytest.approx(2, rel=1e-4)
@@ -78,6 +79,7 @@ def test_a_net_that_reads_the_old_mouth_from_the_brows(clips: list[Clip]) -> Non
 
 def test_a_still_mouth(clips: list[Clip]) -> None:
     values = controls(Stub("sleep"), clips).values
+    assert values.pop("swap_r_truths") == pytest.approx(-1)  # whatever the net does
     assert values == {"swap_r_audio": 0, "swap_r_pose": 0, "wrong_audio_effect": 0}
 
 
@@ -102,8 +104,22 @@ def test_totals_are_weighted_with_frames(tmp_path: Path) -> None:
     assert found.values["swap_r_audio"] == pytest.approx(0.75)
     # with the pose's owner: 0, 0, -1
     assert found.values["swap_r_pose"] == pytest.approx(-0.5)
+    # of the true mouths: a and b, b and c 0 (b is still), c and a -1
+    assert found.values["swap_r_truths"] == pytest.approx(-0.5)
+    assert [row["swap_r_truths"] for row in found.pairs] == pytest.approx([0, 0, -1])
     # px of opening: wrong 10, 10, 20; own 0; baseline 0, 10, 10. (300 + 300 + 1200) / (0 + 300 + 600) = 2
     assert found.values["wrong_audio_effect"] == pytest.approx(2, rel=1e-4)
+
+
+def test_the_true_mouths_are_compared_where_both_have_a_face(tmp_path: Path) -> None:
+    one, other = (speaker(tmp_path / name, EARLY, seed) for seed, name in enumerate("ab"))
+    points, confidence = other.landmarks()
+    points[:2] = points[1::-1]  # two frames in which its mouth is wrong, but there is no face
+    confidence[:2] = 0
+    other.write_landmarks(points, confidence, {"detector": "made up"})
+    found = controls(Stub("listen"), [one, other])
+    assert [(row["frames"], row["swap_r_truths"]) for row in found.pairs] == [(28, pytest.approx(1))] * 2
+    assert found.values["swap_r_truths"] == pytest.approx(1)
 
 
 def test_partners_are_half_the_list_further_on(tmp_path: Path) -> None:

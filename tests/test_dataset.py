@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from spear.dataset import (
     FacePairs,
     SpeechWindows,
     cached_points,
+    data_digest,
     mouth_box,
     read_faces,
     reference_frames,
@@ -24,6 +26,7 @@ from spear.dataset import (
     usable_clips,
 )
 from spear.errors import SpearError
+from spear.nets.a2lm import A2LMConfig
 from spear.points import LOWER, OUTER_LIPS, head_motion, lip_opening, pose_input
 from spear.progress import Report
 
@@ -37,7 +40,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
 
 
 def _windows(clips: list[Clip], window: int = 10, seed: int = 0) -> SpeechWindows:
-    return SpeechWindows(clips, "mfcc", window, references=4, pose="rigid", seed=seed)
+    """As the paper's net gets them: nothing is changed."""
+    config = A2LMConfig.paper(encoder="mfcc", encoder_settings={}, feature_shape=(4, 39))
+    return SpeechWindows(clips, replace(config, window=window, references=4), seed)
 
 
 def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -55,18 +60,20 @@ def test_speech_windows_are_a_function_of_seed_epoch_and_index(clips: list[Clip]
 
 
 def test_shapes_of_a_speech_window(clips: list[Clip]) -> None:
-    shapes = {name: tuple(value.shape) for name, value in _windows(clips)[0, 0].items()}
-    assert shapes == {
-        "features": (10, 4, 39), "pose": (10, 74, 2), "head": (10, 74, 2), "references": (4, 131, 2),
-        "truth": (10, 57, 2), "real": (10,),
+    sample = _windows(clips)[0, 0]
+    assert {name: tuple(value.shape) for name, value in sample.items()} == {
+        "features": (10, 4, 39), "heard": (10, 4, 39), "pose": (10, 74, 2), "head": (10, 74, 2),
+        "references": (4, 131, 2), "truth": (10, 57, 2), "real": (10,),
     }  # fmt: skip
+    assert sample["heard"].dtype == sample["real"].dtype == torch.bool
+    assert all(sample[name].dtype == torch.float32 for name in sample.keys() - {"heard", "real"})
 
 
 def test_speech_windows_stay_inside_the_clip_and_belong_together(clips: list[Clip]) -> None:
     clip, data = clips[0], _windows(clips[:1])
     points, features = cached_points(clip), clip.features("mfcc")
     pose, starts = pose_input(points, "rigid"), set()
-    for epoch in range(40):
+    for epoch in range(100):
         for index in range(len(data)):
             sample = data[epoch, index]
             start = int(np.flatnonzero((points[:, LOWER] == sample["truth"][0].numpy()).all((1, 2)))[0])
@@ -77,6 +84,9 @@ def test_speech_windows_stay_inside_the_clip_and_belong_together(clips: list[Cli
             assert np.array_equal(sample["head"], head_motion(points)[part])
             assert torch.equal(sample["features"], features[part])
             assert sample["real"].all()
+            assert sample["heard"].all()
+            references = sample["references"].numpy()
+            assert all((points == reference).all((1, 2)).any() for reference in references)
             starts.add(start)
     assert starts == set(range(21))  # every window that there is comes up
 
@@ -95,6 +105,20 @@ def test_references_at_random_come_from_equal_parts_of_the_order_of_opening() ->
     picks = np.array([spread_at_random(points, 4, rng) for _ in range(200)])
     assert (picks // 10 == [0, 1, 2, 3]).all()
     assert all(len(set(picks[:, i])) == 10 for i in range(4))
+
+
+@pytest.mark.parametrize(
+    ("skew", "edges"),
+    # 40 * (0, 1/4, 2/4, 3/4, 1) ** skew
+    [(2.0, [0, 2.5, 10, 22.5, 40]), (0.5, [0, 20, 28.28, 34.64, 40])],
+    ids=["mostly closed", "mostly open"],
+)
+def test_skewed_references_come_from_unequal_parts(skew: float, edges: list[float]) -> None:
+    points = np.stack([face(opening) for opening in range(40)])  # frame i opens by i px
+    rng = np.random.default_rng(0)
+    picks = np.array([spread_at_random(points, 4, rng, skew) for _ in range(400)])
+    for i in range(4):
+        assert set(picks[:, i]) == set(range(int(edges[i]), int(np.ceil(edges[i + 1]))))
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -211,6 +235,16 @@ def test_mouth_box_at_the_edge_is_cut() -> None:
     box = mouth_box(face(at=(10.0, 220.0)))
     assert box[-1, 0] == 1
     assert box.sum() < mouth_box(face()).sum()
+
+
+def test_the_digest_of_the_data_tells_other_footage_and_other_corrections(tmp_path: Path) -> None:
+    clip, other = make_clip(tmp_path / "a", 3), make_clip(tmp_path / "b", 4, seed=1)
+    before = data_digest([clip])
+    assert data_digest([Clip(clip.folder)]) == before != data_digest([clip, other])
+    clip.write_info(replace(clip.info, av_offset=2, av_offset_r=0.5))
+    late = data_digest([clip])
+    clip.write_info(replace(clip.info, av_offset=0, source_sha256="1"))
+    assert len({before, late, data_digest([clip])}) == 3
 
 
 def test_clips_that_cannot_be_used_are_reported(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_controls_and_what_stands_against_the_baseline(capsys: pytest.CaptureFix
     values: dict[str, float | None] = {
         "lvd_baseline_ratio": 0.0061, "lvd_baseline_percent": 0.6123, "lvd_baseline_px256": 1.045,
         "lvd_over_baseline": 1.125, "lip_opening_r_mean": 0.85, "lip_opening_r_min": 0.34,
-        "swap_r_audio": 0.9, "swap_r_pose": 0.4, "wrong_audio_effect": 0.75,
+        "swap_r_audio": 0.9, "swap_r_pose": 0.4, "swap_r_truths": 0.3, "wrong_audio_effect": 0.75,
     }  # fmt: skip
     rows = cells(shown(capsys, scores(1, values=values)))
     assert ["LVD of the baseline", "0.0061", "0.6123", "1.0450"] in rows
@@ -72,6 +72,7 @@ def test_controls_and_what_stands_against_the_baseline(capsys: pytest.CaptureFix
         ["lip opening: lowest r of a clip", "0.3400"],
         ["swap: r with the audio's owner", "0.9000"],
         ["swap: r with the pose's owner (the old mouth)", "0.4000"],
+        ["swap: r of the two true mouths", "0.3000"],
         ["wrong audio: skill lost", "0.7500"],
     ]
 

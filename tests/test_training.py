@@ -154,14 +154,65 @@ def test_a_crash_between_saved_states_loses_only_the_steps_since(
 
 
 def test_a_second_call_after_the_end_does_nothing(tmp_path: Path) -> None:
-    figures = train(tmp_path)
+    trained = train(tmp_path)
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()}
 
     def never(step: int) -> None:
         raise AssertionError("trained again")
 
-    assert train(tmp_path, each_step=never) == figures
+    again = train(tmp_path, each_step=never)
+    assert again.figures == trained.figures
+    assert (again.steps, again.steps_per_second, again.busy) == (0, 0, 1)
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_equal_runs_give_equal_bytes(unbroken: Path, tmp_path: Path) -> None:
+    """No time is in a checkpoint."""
+    train(tmp_path, dropout=0.3)
+    for name in ("toy.safetensors", "toy.last.safetensors"):
+        assert (tmp_path / name).read_bytes() == (unbroken / name).read_bytes()
+    assert set(read_about(tmp_path / "toy.safetensors")["training"]) == {"step", "figures"}
+
+
+class _Slow(Sums):
+    """Each sample takes a time of a clock that only the test moves."""
+
+    def __init__(self, clock: list[float], seconds: float) -> None:
+        self.clock, self.seconds = clock, seconds
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Tensor]:
+        self.clock[0] += self.seconds
+        return super().__getitem__(place)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "waited"), [(0.0, 0.0), (0.125, 14.0), (1.0, 112.0)], ids=["at once", "quick", "slow"]
+)
+def test_busy_is_the_share_of_the_time_without_waiting_for_data(
+    seconds: float, waited: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """15 steps of 2 s; a batch is 8 samples. The first one, for which the loader is started, is not waited for."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def work(step: int) -> None:
+        clock[0] += 2
+
+    accelerator = toy_training.Accelerator(step_scheduler_with_optimizer=False)
+    task = toy_training.toy(accelerator, data=_Slow(clock, seconds), each_step=work)
+    task.workers = 0
+    trained = training.fit(task, toy_training.SCHEDULE, tmp_path, accelerator, lambda *_: None)
+    total = 15 * 2 + 15 * 8 * seconds  # 30, 45, 150 s
+    assert (trained.steps, trained.seconds, trained.waited) == (15, total, waited)
+    assert trained.steps_per_second == pytest.approx(15 / total)  # 0.5, 0.333, 0.1
+    assert trained.busy == pytest.approx(1 - waited / total)  # 1, 0.689, 0.253
+
+
+def test_a_run_that_goes_on_counts_its_own_steps(tmp_path: Path) -> None:
+    train(tmp_path, changes={"epochs": 1})
+    trained = train(tmp_path, changes={"epochs": 3})
+    assert trained.steps == 10
+    assert 0 <= trained.busy <= 1
 
 
 def test_more_epochs_go_on_from_the_end(tmp_path: Path) -> None:
@@ -225,8 +276,8 @@ def test_minutes_end_a_run_and_count_over_resumes(tmp_path: Path) -> None:
 
 
 def test_best_and_last_checkpoint(tmp_path: Path) -> None:
-    figures = train(tmp_path, scores=[3.0, 1.0, 2.0, 1.5])  # after steps 4, 8, 12, 15
-    assert figures["score"] == 1.0
+    trained = train(tmp_path, scores=[3.0, 1.0, 2.0, 1.5])  # after steps 4, 8, 12, 15
+    assert trained.figures["score"] == 1.0
     for name, step, score in (("toy", 8, 1.0), ("toy.last", 15, 1.5)):
         about = read_about(tmp_path / f"{name}.safetensors")["training"]
         assert (about["step"], about["figures"]["score"]) == (step, score)

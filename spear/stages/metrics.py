@@ -13,6 +13,7 @@ from spear.clip import CROP, FPS, Clip
 from spear.controls import Controls, controls
 from spear.errors import SpearError
 from spear.face import CROP_WIDTHS, DETECTOR
+from spear.figures import FigureFolder
 from spear.files import sha256_of
 from spear.pretrained.inception import WEIGHTS_SHA256_PREFIX, find_inception_weights, load_inception
 from spear.progress import Progress, Report, no_progress
@@ -27,6 +28,7 @@ from spear.stages.metrics_split import (
     Nets,
     Scored,
     clips_to_score,
+    draw_clip,
     group_totals,
     load_nets,
     score_clip,
@@ -42,22 +44,25 @@ def metrics(
     by: str | None = None,
     inception_weights: Path | None = None,
     vae: str | None = None,
+    figures: Path | None = None,
     progress: Progress = no_progress,
 ) -> Scores:
     """Score the trained models on a split of clips/: stage 1 against the detected points, stage 2 against the frames.
 
-    which, inception_weights: as in `compare_videos`; vae: as in `render`; by: also the totals of each emotion or
-    speaker. Every clip speaks its own audio; beside LD stand that of a face that does not speak and the controls.
-    Clips that cannot be used are in the notes. Raises SpearError for an unknown score, split or group, where models,
-    clips, landmarks or features are absent, or where no clip could be scored.
+    which, inception_weights, figures: as in `compare_videos`, but figures of every scored clip, named by its id; vae:
+    as in `render`; by: also the totals of each emotion or speaker. Every clip speaks its own audio; beside LD stand
+    that of a face that does not speak and the controls. Clips that cannot be used are in the notes. Raises SpearError
+    for an unknown score, split or group, where models, clips, landmarks or features are absent, where no clip could be
+    scored, or figures cannot be written.
     """
-    check_metrics(which)
+    which = checked_metrics(which, figures)
     if by is not None and by not in GROUPS:
         raise SpearError(f"--by {by} is not one of {', '.join(GROUPS)}")
     frechet, weights = frechet_score(inception_weights) if "fid" in which else (None, None)
     nets, report = load_nets(models, which, vae), Report()
     chosen = clips_to_score(clips, split, nets.a2lm, report)
-    scored = _score(chosen, nets, which, frechet, report, progress)
+    folder = None if figures is None else FigureFolder(figures)
+    scored = _score(chosen, nets, which, frechet, folder, report, progress)
     used, of_clips = [clip for clip, _ in scored], [scores for _, scores in scored]
     found = controls(nets.a2lm, used) if which & LANDMARK_SCORES else Controls()
     values = split_total(of_clips) | found.values
@@ -66,6 +71,8 @@ def metrics(
     if frechet is not None:
         values["fid"] = frechet.value()
         notes += [*frechet.notes(), *weights_notes(weights)]
+    if folder is not None:
+        notes += folder.notes()
     of_split = split_protocol(nets, which, split, scored, len(found.pairs), by)
     # twice: for its place in front, and because its sentences stand over those for two videos
     protocol = of_split | pair_protocol(which, weights, "the true crop and the blended one") | of_split
@@ -74,19 +81,25 @@ def metrics(
 
 
 def _score(
-    clips: list[Clip], nets: Nets, which: frozenset[str], frechet: FrechetScore | None, report: Report,
-    progress: Progress,
+    clips: list[Clip], nets: Nets, which: frozenset[str], frechet: FrechetScore | None, figures: FigureFolder | None,
+    report: Report, progress: Progress,
 ) -> Scored:  # fmt: skip
-    """The clips that could be scored; why others could not stands in the report. Raises SpearError where none could."""
+    """The clips that could be scored; why others could not stands in the report. Raises SpearError where none could,
+    and where figures cannot be written: that is no fault of a clip."""
     scored, before = [], 0
-    frames = sum(clip.info.frames for clip in clips)
+    passes = 1 if figures is None else 2
+    total = passes * sum(clip.info.frames for clip in clips)
     for clip in clips:
-        tick = partial(_tick, progress, before, frames, clip.id)
+        frames = clip.info.frames
         try:
-            scored.append((clip, score_clip(clip, nets, which, frechet, tick)))
+            scores, pred = score_clip(clip, nets, which, frechet, partial(_tick, progress, before, total, clip.id))
         except SpearError as error:
             report.skipped.append((clip.id, str(error)))
-        before += clip.info.frames
+        else:
+            scored.append((clip, scores))
+            if figures is not None:
+                draw_clip(clip, pred, figures, partial(_tick, progress, before + frames, total, f"{clip.id}, figures"))
+        before += passes * frames
     if not scored:
         raise SpearError(report.skipped[-1][1])
     return scored
@@ -107,12 +120,15 @@ def _split_notes(split: str, clips: list[Clip]) -> list[str]:
     return [f"all splits together{among}; only clips that the training did not see tell how the models do on new clips"]
 
 
-def check_metrics(which: frozenset[str]) -> None:
-    """Raises SpearError for no score or an unknown one."""
+def checked_metrics(which: frozenset[str], figures: Path | None) -> frozenset[str]:
+    """The scores to compute: figures bring those of landmarks. Raises SpearError for no score or an unknown one."""
+    if figures is not None and not which & LANDMARK_SCORES:
+        which |= {"ld"}
     unknown = sorted(which - set(METRICS))
     if unknown or not which:
         problem = f"unknown score {', '.join(unknown)}" if unknown else "no score was chosen"
         raise SpearError(f"{problem}; give some of {', '.join('--' + name for name in METRICS)}")
+    return which
 
 
 def frechet_score(path: Path | None) -> tuple[FrechetScore, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,9 @@ from spear.checkpoint import read_about
 from spear.clip import SPLITS, Clip, find_clips
 from spear.controls import LEAST_FRAMES
 from spear.dataset import usable_clips
-from spear.errors import SpearError
+from spear.errors import SpearError, UnusableClip
 from spear.face import blend
+from spear.figures import FigureFolder
 from spear.files import sha256_of
 from spear.nets.a2lm import A2LM
 from spear.nets.lm2face import Lm2Face
@@ -29,7 +30,7 @@ from spear.scores.compare import FrechetScore
 from spear.scores.split import SplitClipScores, split_total
 from spear.stages.train_lm2face import load_lm2face
 from spear.talker import load_a2lm, predict_clip
-from spear.video import Footage
+from spear.video import Footage, Frame
 
 LANDMARK_SCORES, PICTURE_SCORES = frozenset({"ld", "lvd"}), frozenset({"psnr", "ssim", "fid"})
 ALL_SPLITS = "all"
@@ -105,9 +106,10 @@ def group_totals(scored: Scored, by: str) -> dict[str, dict[str, float | None]]:
 
 def score_clip(
     clip: Clip, nets: Nets, which: frozenset[str], frechet: FrechetScore | None, tick: Tick
-) -> SplitClipScores:
+) -> tuple[SplitClipScores, Array]:
     """Predict and paint one clip and compare it with its truth; pictures stream, so that memory is flat with length.
 
+    With the scores comes the predicted lower face, (F, 57, 2) crop px.
     Raises SpearError where a file of the clip is damaged.
     """
     scores = SplitClipScores(clip.id)
@@ -123,7 +125,7 @@ def score_clip(
         _add_pictures(scores, clip, nets.lm2face, which, frechet, points, with_lower_face(points, pred), found, tick)
     scores.frames = len(points)
     tick(scores.frames)
-    return scores
+    return scores, pred
 
 
 def _add_pictures(
@@ -150,17 +152,39 @@ def _add_pictures(
 
 
 def _read(footage: Footage, count: int, chosen: list[int]) -> NDArray[np.uint8]:
-    """The chosen crops, (N, 256, 256, 3), in one pass. Raises SpearError where there are not `count` frames."""
-    crops, frames = {}, 0
-    for number, frame in enumerate(footage.frames()):
-        frames += 1
-        if number in chosen:
-            crops[number] = frame
+    """The chosen crops, (N, 256, 256, 3), in one pass. Raises UnusableClip where there are not `count` frames."""
+    crops = {number: frame for number, frame in enumerate(_all_of(footage, count)) if number in chosen}
+    return np.stack([crops[number] for number in chosen])
+
+
+def _all_of(footage: Footage, count: int) -> Iterator[Frame]:
+    """Its frames. Raises UnusableClip at the end where there are not `count` of them."""
+    frames = 0
+    for frames, frame in enumerate(footage.frames(), start=1):
+        if frames <= count:
+            yield frame
     if frames != count:
-        raise SpearError(
+        raise UnusableClip(
             f"{footage.path} has {frames} frames, clip.json says {count}; delete that folder and run `spear preprocess`"
         )
-    return np.stack([crops[number] for number in chosen])
+
+
+def draw_clip(clip: Clip, pred: Array, figures: FigureFolder, tick: Tick) -> None:
+    """Draw the predicted lower face, (F, 57, 2) crop px, over the detected points; nothing on frames without a face.
+
+    A clip whose video or sound is damaged gets no figures but a note: the scores of points do without both. Raises
+    SpearError where the figures cannot be written.
+    """
+    points, confidence = clip.landmarks()
+    sound = clip.audio_path if clip.info.has_audio else None
+    try:
+        with figures.clip(clip.id, len(points), sound) as drawing:
+            for number, crop in enumerate(_all_of(Footage(clip.face_path), len(points))):
+                known = confidence[number] > 0
+                drawing.add(crop, points[number] if known else None, pred[number] if known else None)
+                tick(number + 1)
+    except UnusableClip as error:
+        figures.leave_out(clip.id, str(error))
 
 
 def split_protocol(
@@ -214,6 +238,8 @@ _PAIR_WORDS = (
 _CONTROL_WORDS = {
     "swap": "lip opening of that prediction, in the face of the pose's owner: Pearson r with the true opening of the "
     "audio's owner (high: the mouth follows the sound) and of the pose's owner (high: it follows the old mouth)",
+    "swap_r_truths": "r of these two true openings with each other on the same frames: people who speak in one rhythm "
+    "have it, so a mouth that follows one of them alone has about as much with the other",
     "wrong_audio": "skill on the pose's owner with its own audio, less the skill with the other's, on the same frames; "
     "0 is a mouth that does not listen",
 }

@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from spear.clip import CROP, FPS
 from spear.errors import SpearError
 from spear.face import CROP_WIDTHS, FaceTracker, crop_transform, warp_crop
+from spear.figures import FigureFolder
 from spear.points import Array
 from spear.progress import Progress, no_progress
 from spear.scores.compare import ClipScores, FrechetScore, Scores, total
-from spear.stages.metrics import check_metrics, frechet_score, pair_protocol, weights_notes
+from spear.stages.metrics import checked_metrics, frechet_score, pair_protocol, weights_notes
 from spear.stages.metrics_split import LANDMARK_SCORES
 from spear.video import Footage
 
 Frame = NDArray[np.uint8]
+_Seen = tuple[Frame, Array | None]
+"""A frame and the 131 points that were found on it."""
 _LEAST_SIDE = 11
 """The SSIM window, px."""
 
@@ -29,28 +32,30 @@ def compare_videos(
     truth: Path,
     which: frozenset[str],
     inception_weights: Path | None = None,
+    figures: Path | None = None,
     progress: Progress = no_progress,
 ) -> Scores:
     """Score a video against the true one, frame by frame at 25 fps; memory flat with length.
 
     which: some of ld, lvd, psnr, ssim, fid; either of ld and lvd brings both and the lip opening scores, for LD alone
-    rewards a mouth that does not move. inception_weights: for fid, else torch hub's cache.
-    Raises SpearError for an unknown score, videos of different sizes, a file that cannot be read, or absent weights.
+    rewards a mouth that does not move. inception_weights: for fid, else torch hub's cache. figures: a folder for the
+    figures of the pair, drawn over the true frames, with the true sound; they bring ld where neither was asked for.
+    Raises SpearError for an unknown score, videos of different sizes, a file that cannot be read or written, or absent
+    weights.
     """
-    check_metrics(which)
+    which = checked_metrics(which, figures)
     frechet, weights = frechet_score(inception_weights) if "fid" in which else (None, None)
     pair = _Pair(Footage(pred), Footage(truth))
     scores = ClipScores(Path(pred).name)
-    expected = min(pair.pred.expected, pair.truth.expected)
-    with _Faces(which) as faces:
-        for pred_frame, truth_frame in pair.frames():
-            _add_frame(scores, frechet, which, faces, pred_frame, truth_frame)
-            progress(scores.frames, max(expected, scores.frames), "frames compared")
+    folder = None if figures is None else FigureFolder(figures)
+    _compare(pair, scores, frechet, which, folder, progress)
     values, notes = total([scores]), [*pair.notes, *scores.notes()]
     row = scores.row() | {"frames_pred": pair.lengths[0], "frames_truth": pair.lengths[1]}
     if frechet is not None:
         values["fid"] = frechet.value()
         notes += [*frechet.notes(), *weights_notes(weights)]
+    if folder is not None:
+        notes += folder.notes()
     crop = (
         f"{CROP}x{CROP} face crop ({CROP_WIDTHS} face widths) by the true frame's own transform, not smoothed over time"
     )
@@ -66,6 +71,7 @@ class _Pair:
     def __init__(self, pred: Footage, truth: Footage) -> None:
         """Raises SpearError where their sizes differ by more than the pixel that makes an odd size even."""
         self.pred, self.truth = pred, truth
+        self.expected = min(pred.expected, truth.expected)
         self.lengths = (0, 0)
         self.notes: list[str] = []
         size, wanted = (pred.width, pred.height), (truth.width, truth.height)
@@ -108,7 +114,7 @@ class _Faces:
     """One tracker for each video, as far as the scores need them."""
 
     def __init__(self, which: frozenset[str]) -> None:
-        self.landmarks = bool(which & LANDMARK_SCORES)
+        self._landmarks = bool(which & LANDMARK_SCORES)
         self._stack = contextlib.ExitStack()
         self._truth = FaceTracker()
         self._pred = FaceTracker()
@@ -123,15 +129,34 @@ class _Faces:
 
     def find(self, pred: Frame, truth: Frame) -> tuple[Array | None, Array | None]:
         """Points (131, 2) of the prediction, where they are needed, and of the truth."""
-        return (self._pred(pred) if self.landmarks else None), self._truth(truth)
+        return (self._pred(pred) if self._landmarks else None), self._truth(truth)
+
+
+def _compare(
+    pair: _Pair, scores: ClipScores, frechet: FrechetScore | None, which: frozenset[str], figures: FigureFolder | None,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Score every pair of frames, and draw the points of both on the true one."""
+    with contextlib.ExitStack() as stack:
+        faces, drawing = stack.enter_context(_Faces(which)), None
+        if figures is not None:
+            sound = pair.truth.path if pair.truth.has_audio else None
+            drawing = stack.enter_context(figures.clip(pair.pred.path.stem, pair.expected, sound))
+        for pred, truth in pair.frames():
+            pred_points, truth_points = faces.find(pred, truth)
+            _add_frame(scores, frechet, which, (pred, pred_points), (truth, truth_points))
+            if drawing is not None:
+                drawing.add(truth, truth_points, pred_points)
+            done = "frames compared" if drawing is None else "frames compared and drawn"
+            progress(scores.frames, max(pair.expected, scores.frames), done)
 
 
 def _add_frame(
-    scores: ClipScores, frechet: FrechetScore | None, which: frozenset[str], faces: _Faces, pred: Frame, truth: Frame
+    scores: ClipScores, frechet: FrechetScore | None, which: frozenset[str], of_pred: _Seen, of_truth: _Seen
 ) -> None:
     scores.frames += 1
-    pred_points, truth_points = faces.find(pred, truth)
-    if faces.landmarks:
+    (pred, pred_points), (truth, truth_points) = of_pred, of_truth
+    if which & LANDMARK_SCORES:
         scores.add_landmarks(pred_points, truth_points)
     if not which - LANDMARK_SCORES:
         return

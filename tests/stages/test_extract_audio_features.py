@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_the_control_without_audio_is_an_encoder_like_the_others(tmp_path: Path)
 def test_a_second_run_does_nothing_and_changed_clips_or_settings_are_noticed(
     tmp_path: Path, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, _ = make_clip(tmp_path, "a", 10, 0.4), make_clip(tmp_path, "b", 12, 0.48)
+    first, _ = (make_clip(tmp_path, *known, split="val") for known in (("a", 10, 0.4), ("b", 12, 0.48)))
     assert extract_audio_features(tmp_path, "mfcc").done == 2
     report = extract_audio_features(tmp_path, "mfcc")
     assert (report.done, report.kept, calls) == (0, 2, [6400, 7680])
@@ -96,13 +97,64 @@ def test_a_second_run_does_nothing_and_changed_clips_or_settings_are_noticed(
     assert extract_audio_features(tmp_path, "mfcc").done == 2
 
 
-def test_speech_that_clips_share_is_computed_once(tmp_path: Path, calls: list[int]) -> None:
-    clips = [make_clip(tmp_path, name, 10, 0.4) for name in ("front", "left", "right")]
+def test_a_take_with_seven_views_is_computed_once_and_so_are_its_copies(tmp_path: Path, calls: list[int]) -> None:
+    views = ("down", "front", "left_30", "left_60", "right_30", "right_60", "top")
+    clips = [make_clip(tmp_path, view, 10, 0.4) for view in views]
+    assert extract_audio_features(tmp_path, "mfcc").done == 7
+    assert len(calls) == 6  # the take, four changed copies, silence
+    assert (calls[0], calls[-1]) == (6400, 3 * 16_000)
+    first = clips[0]
+    for other in clips[1:]:
+        assert other.speeds("mfcc") == first.speeds("mfcc")
+        for name in ("features", "changed0", "changed1", "changed2", "changed3", "silence"):
+            assert torch.equal(other.features("mfcc", name=name), first.features("mfcc", name=name))
+
+
+def test_clips_of_the_train_split_have_changed_copies(tmp_path: Path, calls: list[int]) -> None:
+    """Copies are other speech, each as long as its speed says."""
+    train, val, test = (make_clip(tmp_path, name, 50, 2.0, split=name) for name in ("train", "val", "test"))
     assert extract_audio_features(tmp_path, "mfcc").done == 3
-    assert calls == [6400]
-    front, left, right = (clip.features("mfcc") for clip in clips)
-    assert torch.equal(front, left)
-    assert torch.equal(front, right)
+    assert (val.speeds("mfcc"), test.speeds("mfcc")) == ([], [])
+    speeds = train.speeds("mfcc")
+    assert len(speeds) == 4
+    plain = train.features("mfcc")
+    for number, speed in enumerate(speeds):
+        copy = train.features("mfcc", name=f"changed{number}")
+        assert speed in (0.84, 0.88, 0.92, 0.96, 1.04, 1.08, 1.13, 1.19)
+        assert len(copy) == round(50 / speed)
+        assert copy.shape[1:] == plain.shape[1:] == (4, 39)
+        assert not torch.allclose(copy[:40], plain[:40], atol=0.1)
+    assert train.features("mfcc", name="silence").shape == (75, 4, 39)  # 3 s
+
+
+def test_equal_speech_has_equal_copies_in_every_run(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        make_clip(tmp_path / folder, "a", 20, 0.8)
+        extract_audio_features(tmp_path / folder, "mfcc")
+    one, two = ((tmp_path / folder / "a" / "mfcc.safetensors").read_bytes() for folder in ("one", "two"))
+    assert one == two
+
+
+def test_how_many_copies_is_what_was_asked_for(tmp_path: Path, calls: list[int]) -> None:
+    """Another number is made anew, the same is kept; a clip that has left the train split loses its copies."""
+    clip = make_clip(tmp_path, "a", 10, 0.4)
+    for changed, made in ((2, 1), (2, 0), (0, 1), (0, 0), (None, 1), (4, 0), (1, 1)):
+        report = extract_audio_features(tmp_path, "mfcc", changed=changed)
+        assert (report.done, report.kept) == (made, 1 - made)
+        assert len(clip.speeds("mfcc")) == (4 if changed is None else changed)
+    clip.write_info(replace(clip.info, split="val"))
+    assert extract_audio_features(tmp_path, "mfcc", changed=1).done == 1
+    assert clip.speeds("mfcc") == []
+    assert extract_audio_features(tmp_path, "mfcc").kept == 1
+
+
+def test_encoders_that_take_long_have_no_copies_unless_they_are_asked_for(tmp_path: Path) -> None:
+    """The control stands for them all: it is none of mfcc and whisper."""
+    clip = make_clip(tmp_path, "a", 10, 0.4)
+    assert extract_audio_features(tmp_path, "none").done == 1
+    assert clip.speeds("none") == []
+    assert extract_audio_features(tmp_path, "none", changed=2).done == 1
+    assert len(clip.speeds("none")) == 2
 
 
 def test_clips_without_sound_are_listed(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""Options that several commands share, and those of long words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Clips = Annotated[Path, typer.Option("--clips", help="Folder of the clips.")]
+Models = Annotated[Path, typer.Option("--models", help="Folder of the trained models.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")]
+Seed = Annotated[int, typer.Option(min=0, help="Equal seeds give equal results.")]
+Preset = Annotated[str, typer.Option(help="`small` (two CPU cores) or `paper` (a GPU).")]
+MaxMinutes = Annotated[float | None, typer.Option(min=0.01, help="Stop after this long, over all resumes.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of the preset's.")]
+LearningRate = Annotated[float | None, typer.Option(help="Instead of the preset's.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Forget an earlier run of this training.")]
+Vae = Annotated[str | None, typer.Option(help="Folder or hub id of the paper preset's AutoencoderKL.")]
+Face = Annotated[str, typer.Option(help="`largest`, or the number of the face from the left, from 0.")]
+Encoder = Annotated[
+    str,
+    typer.Option(
+        help="`mfcc`, `hubert`, `wav2vec2-conformer`, `unispeech`, `whisper` (ships with the package), "
+        "or `none` (zeros: the control without audio)."
+    ),
+]
+Changed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Changed copies of the speech (tempo, colour, noise), which the small preset trains on.",
+        show_default="4 for mfcc and whisper, else 0",
+    ),
+]
+Figures = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for figures of every scored clip, old ones overwritten: predicted over true points as a picture "
+        "and a video, and the lip opening over time. Brings --ld."
+    ),
+]
