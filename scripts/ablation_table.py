@@ -19,6 +19,7 @@ COLUMNS = {
     "lvd_over_baseline": "LVD / baseline",
     "swap_r_audio": "swap r, audio's owner",
     "swap_r_pose": "swap r, pose's owner",
+    "swap_r_truths": "swap r, the two truths",
     "wrong_audio_effect": "wrong-audio effect",
 }
 """Keys of `values` in the JSON of `spear metrics` -> headings."""

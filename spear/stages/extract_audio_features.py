@@ -90,9 +90,11 @@ def _features(
     for _ in range(copies):
         other, speed = change_speech(samples, random)
         changed.append((net(torch.from_numpy(other).to(device)), speed))
-    quiet = near_silence(SILENT_SECONDS * SAMPLE_RATE, random)
-    silence = net(torch.from_numpy(quiet).to(device)) if copies else None
-    if not all(part.half().isfinite().all() for part in (features, *(copy for copy, _ in changed))):
+    silence = None
+    if copies:
+        silence = net(torch.from_numpy(near_silence(SILENT_SECONDS * SAMPLE_RATE, random)).to(device))
+    made = [features, *(copy for copy, _ in changed), *([] if silence is None else [silence])]
+    if not all(part.half().isfinite().all() for part in made):
         raise SpearError(
             f"{net.name} gives numbers beyond float16 for {clip.audio_path}; its weights look damaged, "
             "give others with --weights FOLDER"

@@ -163,5 +163,6 @@ def _validate(net: A2LM, clips: list[Clip]) -> dict[str, float]:
             "r": opening_correlation(opening, true_opening),
             "amplitude": opening_amplitude(opening, true_opening),
         })  # fmt: skip
-    figures = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    # the amplitude over a true mouth that is still is infinite
+    figures = {name: float(np.mean([row[name] for row in rows if np.isfinite(row[name])] or [0])) for name in rows[0]}
     return {"score": figures["ld"], **figures, **controls(net, clips, most=_CONTROL_PAIRS).values}
