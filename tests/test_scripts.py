@@ -219,15 +219,15 @@ def test_the_table_has_mean_and_sample_deviation_over_the_seeds(tmp_path: Path) 
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout == (tmp_path / "table3.md").read_text()
     rows = [line for line in run.stdout.splitlines() if line.startswith(("| hubert", "| uni", "| none", "## ", "- "))]
-    rest = "- | 0.600 ± 0.141 (2 of 3) | - | - | - | - | - |"
+    rest = "- | 0.600 ± 0.141 (2 of 3) | - | - | - | - | - | - |"
     assert rows == [
         "## Seen speakers: clips of the test split",
         f"| hubert | rigid | 3 | 1.200 ± 0.200 | - | - | {rest}",
         f"| hubert | raw | 3 | 1.200 ± 0.200 | - | 1.8394 / 1.2813 | {rest}",
-        "| unispeech | raw | - | - | - | 2.3756 / 1.8629 | - | - | - | - | - | - | - |",
+        "| unispeech | raw | - | - | - | 2.3756 / 1.8629 | - | - | - | - | - | - | - | - |",
         "## Unseen people: nobody in the training",
-        "| unispeech | raw | - | - | - | 2.3756 / 1.8629 | - | - | - | - | - | - | - |",
-        "| none | rigid | 1 | - | - | - | - | - | - | - | - | - | 0.000 |",
+        "| unispeech | raw | - | - | - | 2.3756 / 1.8629 | - | - | - | - | - | - | - | - |",
+        "| none | rigid | 1 | - | - | - | - | - | - | - | - | - | - | 0.000 |",
         "## Not measured: weights that are missing",
         "- unispeech: no weights; download some",
     ]

@@ -60,8 +60,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_learns_and_writes_a_checkpoint_that_describes_itself(clips: Path, tmp_path: Path) -> None:
-    _, before = train_lm2face(clips, tmp_path / "short", frames_per_clip=1, epochs=1)
-    report, figures = train_lm2face(clips, tmp_path / "long", frames_per_clip=1, epochs=16, learning_rate=3e-3)
+    before = train_lm2face(clips, tmp_path / "short", frames_per_clip=1, epochs=1)[1].figures
+    report, trained = train_lm2face(clips, tmp_path / "long", frames_per_clip=1, epochs=16, learning_rate=3e-3)
+    figures = trained.figures
     assert report.skipped == []
     assert figures["perceptual"] < 0.95 * before["perceptual"]
     assert figures["score"] < before["score"]
