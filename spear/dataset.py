@@ -29,6 +29,8 @@ _SILENT = 0.1
 """Share of the training windows in which nobody speaks and the lips are closed: footage has too little of that."""
 _SKEW = 0.6
 """Spread of the logarithm of `skew`: some people hardly ever open their mouth in a clip, some hardly ever close it."""
+_STILL = 0.15
+"""Share of the training windows that know a person by one picture, as `render` does where the ref is a still."""
 _TREMBLE = 0.5
 """Standard deviation, px, by which pose and references of a training window are moved."""
 
@@ -116,7 +118,10 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
         points, pose, head = cached_track(clip, self.config.pose)
         features, at, real = self._heard(clip, part, random)
         skew = math.exp(random.normal(0, _SKEW)) if self.config.light else 1.0
-        references = points[spread_at_random(points, self.config.references, random, skew)]
+        chosen = spread_at_random(points, self.config.references, random, skew)
+        if self.config.light and random.random() < _STILL:
+            chosen = [chosen[int(random.integers(len(chosen)))]] * len(chosen)
+        references = points[chosen]
         truth = _at(points[:, LOWER], at)
         if self._speeds[clip.id] and random.random() < _SILENT:
             features, truth = self._silence(clip), _closed(_at(head, at), references)
