@@ -87,6 +87,10 @@ class Clip:
     def landmarks_path(self) -> Path:
         return self.folder / "landmarks.safetensors"
 
+    @property
+    def latents_path(self) -> Path:
+        return self.folder / "latents.safetensors"
+
     def features_path(self, encoder: str) -> Path:
         """Where the features of one audio encoder stand."""
         return self.folder / f"{encoder}.safetensors"
@@ -187,6 +191,18 @@ class Clip:
         rows = rows.clamp(0, self.info.frames - 1)
         first = int(rows[0])
         return self.features(encoder, first, int(rows[-1]) + 1)[rows - first]
+
+    def write_latents(self, latents: dict[str, torch.Tensor], settings: dict[str, Any]) -> None:
+        """Latents of every frame by name, (F, C, h, w) each, stored as float16."""
+        tensors = {name: value.to(torch.float16) for name, value in latents.items()}
+        save_tensors(self.latents_path, tensors, {"clip": self.fingerprint, "settings": settings})
+
+    def latents(self, frames: list[int]) -> dict[str, torch.Tensor]:
+        """Latents of these frames by name, (N, C, h, w) float32 each; only they are read from disk. The caller has
+        checked with `fits` that they are there."""
+        with safe_open(self.latents_path, framework="pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {name: torch.stack([part[i] for i in frames]).float() for name, part in parts.items()}
 
     def require_landmarks(self) -> None:
         """Raises SpearError where the landmarks are absent or were made from an older clip."""

@@ -1,4 +1,4 @@
-"""Training samples from clip folders: each a pure function of (seed, epoch, index), read in windows."""
+"""Stage 1's training samples from clip folders: each a pure function of (seed, epoch, index), read in windows."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import math
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spear.clip import CROP, Clip
+from spear.clip import Clip
 from spear.errors import SpearError
 from spear.nets.a2lm import A2LMConfig, carried_lower_face, mouth_shapes
-from spear.nets.lm2face import blend_mask, image_tensor, sketch_tensor
-from spear.points import LOWER, OUTER_LIPS, Array, head_motion, lip_opening, pose_input
+from spear.points import LOWER, Array, head_motion, lip_opening, pose_input
 from spear.progress import Report
 
 _NOT_HEARD = 0.15
@@ -183,86 +181,3 @@ def _at(track: Array, at: NDArray[np.float64]) -> Array:
     before = np.floor(at).astype(int)
     share = (at - before).astype(np.float32)[:, None, None]
     return np.asarray(track[before] * (1 - share) + track[np.minimum(before + 1, len(track) - 1)] * share, np.float32)
-
-
-class FacePairs(Dataset[dict[str, Tensor]]):
-    """A target frame and references of the same clip, for stage 2 (section 3.2): `per_clip` random frames of each clip
-    (more of long ones) make an epoch."""
-
-    def __init__(self, clips: list[Clip], references: int, per_clip: int, seed: int, augment: bool = True) -> None:
-        self.references, self.seed, self.augment = references, seed, augment
-        self.items = [clip for clip in clips for _ in range(max(per_clip, per_clip * clip.info.frames // 75))]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, place: Any) -> dict[str, Tensor]:
-        """(epoch, index) -> target (3, 256, 256) in -1..1, points (131, 2), sketch, mask, mouth (1, 256, 256) in 0..1,
-        and ref_images, ref_points, ref_sketches with R in front."""
-        epoch, index = place
-        random = np.random.default_rng([self.seed, epoch, index])
-        clip = self.items[index]
-        points = cached_points(clip)
-        target = int(random.integers(len(points)))
-        frames = [target, *reference_frames(points, self.references, random, target)]
-        images, faces = read_faces(clip, frames), points[frames]
-        if self.augment:
-            images, faces = _vary(images, faces, random)
-        masks = np.stack([blend_mask([faces[0], faces[int(random.integers(1, len(faces)))]]), mouth_box(faces[0])])
-        pictures, sketches = image_tensor(images), sketch_tensor(faces)
-        return {
-            "target": pictures[0], "points": torch.from_numpy(faces[0]), "sketch": sketches[0],
-            "mask": torch.from_numpy(masks[:1]), "mouth": torch.from_numpy(masks[1:]),
-            "ref_images": pictures[1:], "ref_points": torch.from_numpy(faces[1:]), "ref_sketches": sketches[1:],
-        }  # fmt: skip
-
-
-def reference_frames(points: Array, count: int, random: np.random.Generator, target: int) -> list[int]:
-    """Training references: the most closed and the most open mouth, the rest at random in between, never the target."""
-    others = np.delete(np.arange(len(points)), target) if len(points) > 1 else np.zeros(1, int)
-    picks = spread_at_random(points[others], count, random)
-    if count > 1:
-        opening = lip_opening(points[others])
-        picks = [int(opening.argmin()), *picks[1:-1], int(opening.argmax())]
-    return [int(others[p]) for p in picks]
-
-
-def read_faces(clip: Clip, frames: list[int]) -> NDArray[np.uint8]:
-    """Crops of the given frames, (N, 256, 256, 3) uint8 RGB, without decoding the rest of the clip."""
-    import decord
-
-    reader = decord.VideoReader(str(clip.face_path), num_threads=1)
-    if len(reader) != clip.info.frames:
-        raise SpearError(
-            f"{clip.face_path} has {len(reader)} frames, clip.json says {clip.info.frames}; "
-            "delete the folder and run `spear preprocess` again"
-        )
-    return reader.get_batch(frames).asnumpy()
-
-
-def mouth_box(points: Array) -> Array:
-    """The box around the lips and 8 px more, as a mask (256, 256) of 0 and 1, for section 4.2's mouth loss."""
-    lips = points[OUTER_LIPS]
-    left, top = np.clip(np.floor(lips.min(0)) - 8, 0, CROP).astype(int)
-    right, bottom = np.clip(np.ceil(lips.max(0)) + 9, 0, CROP).astype(int)
-    mask = np.zeros((CROP, CROP), np.float32)
-    mask[top:bottom, left:right] = 1
-    return mask
-
-
-def _vary(images: NDArray[np.uint8], faces: Array, random: np.random.Generator) -> tuple[NDArray[np.uint8], Array]:
-    """One mirror and one change of colour for all; a small turn, shift and change of size for each reference."""
-    colour = np.eye(3) * random.uniform(0.75, 1.25) + random.normal(0, 0.08, (3, 3))
-    gamma = random.uniform(0.8, 1.25)
-    table = np.linspace(0, 1, 256) ** gamma * 255
-    images = np.clip(table[images] @ colour.T, 0, 255).astype(np.uint8)
-    if random.random() < 0.5:
-        images = np.ascontiguousarray(images[:, :, ::-1])
-        faces = faces * np.array([-1, 1], np.float32) + np.array([CROP - 1, 0], np.float32)
-    images, faces = images.copy(), faces.copy()
-    for i in range(1, len(images)):
-        turn = cv2.getRotationMatrix2D((CROP / 2, CROP / 2), random.normal(0, 2.5), random.uniform(0.95, 1.05))
-        turn[:, 2] += random.normal(0, 3, 2)
-        images[i] = cv2.warpAffine(images[i], turn, (CROP, CROP), borderMode=cv2.BORDER_REPLICATE)
-        faces[i] = faces[i] @ turn[:, :2].T.astype(np.float32) + turn[:, 2].astype(np.float32)
-    return images, faces

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 
+from spear.checkpoint import load_checkpoint
+from spear.errors import SpearError
 from spear.face import Frame
-from spear.nets.lm2face import Lm2Face, blend_mask, image_tensor, sketch_tensor
-from spear.points import Array, spread_over_opening
+from spear.nets.autoencoder import load_autoencoder
+from spear.nets.lm2face import Lm2Face, Lm2FaceConfig, blend_mask, build_lm2face, image_tensor, sketch_tensor
+from spear.points import Array, nearest_mouths, spread_over_opening
+from spear.pretrained.vae import DEFAULT as DEFAULT_VAE
+from spear.pretrained.vae import load_kl_autoencoder
 
 BATCH = 8
 
@@ -25,6 +32,33 @@ def half_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=pays)
 
 
+def load_lm2face(path: Path, vae: str | None = None) -> Lm2Face:
+    """A trained net with its autoencoder, frozen. Raises SpearError where file or autoencoder do not fit each other."""
+    weights, about = load_checkpoint(path, "lm2face")
+    try:
+        config = Lm2FaceConfig(**about["config"])
+    except TypeError as error:
+        raise _another_version(path) from error
+    autoencoder: Any = load_autoencoder() if config.light else load_kl_autoencoder(vae or DEFAULT_VAE)
+    if autoencoder.identity() != config.vae:
+        raise SpearError(
+            f"{path} was trained in the latents of {config.vae}, here is {autoencoder.identity()}; "
+            "train it again, or take the spear version or --vae that it was trained with"
+        )
+    net = build_lm2face(config, autoencoder)
+    try:
+        net.load_state_dict({name: value.float() for name, value in weights.items()})
+    except RuntimeError as error:
+        raise _another_version(path) from error
+    return net.eval().requires_grad_(False)
+
+
+def _another_version(path: Path) -> SpearError:
+    return SpearError(
+        f"{path} is of another version of spear, its net is built in another way; run `spear train-lm2face --restart`"
+    )
+
+
 class Painter:
     """Paints the lower face of one person from points; `net` is placed by Accelerate."""
 
@@ -33,8 +67,8 @@ class Painter:
         self._device = PartialState().device
         self._net = net.to(self._device)
         net.vae.to(self._device)
-        chosen = spread_over_opening(points, net.config.references)
-        faces = points[chosen]
+        chosen = spread_over_opening(points, min(net.config.bank, len(points)))
+        self._bank = faces = points[chosen]
         with torch.inference_mode(), half_precision(self._device):
             tensors = (image_tensor(read(chosen)), torch.from_numpy(faces), sketch_tensor(faces))
             self._references = net.make_references(*(t[None].to(self._device) for t in tensors))
@@ -42,17 +76,18 @@ class Painter:
     def paint(self, crops: list[Frame], driven: Array, own: Array) -> list[tuple[Frame, Array]]:
         """Faces for N frames: crops (256, 256, 3) uint8 of the ref, driven (N, 131, 2): its points with the predicted
         lower face, own (N, 131, 2): its points as detected. Returns crop and blend mask (256, 256) of each."""
-        count = len(crops)
         images = np.stack(crops)
-        references = self._references._replace(**{
-            name: value.expand(count, *value.shape[1:]) for name, value in self._references._asdict().items()
-        })  # fmt: skip
+        which, nearness = (torch.from_numpy(v) for v in nearest_mouths(self._bank, driven, self._net.config.references))
+        references = self._references.chosen(which.to(self._device), nearness.to(self._device))
         with torch.inference_mode(), half_precision(self._device):
-            inputs = (image_tensor(images), torch.from_numpy(driven), sketch_tensor(driven))
-            lower, _ = self._net(*(t.to(self._device) for t in inputs), references)
-        lower = ((lower.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            inputs = (image_tensor(images), sketch_tensor(driven), torch.from_numpy(driven))
+            pictures, sketches, points = (value.to(self._device) for value in inputs)
+            net = self._net
+            target = net.make_target(net.encode_masked(pictures), net.encode_sketch(sketches), points)
+            lower = net(target, references).picture
+        pixels = ((lower.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
         faces = images.copy()
-        faces[:, self._net.config.shown_row :] = lower
+        faces[:, net.config.shown_row :] = pixels.cpu().numpy()
         return [(face, blend_mask([a, b])) for face, a, b in zip(faces, driven, own, strict=True)]
 
 

@@ -108,6 +108,24 @@ def spread_over_opening(points: Array, count: int) -> list[int]:
     return sorted(int(order[p]) for p in picks)
 
 
+def nearest_mouths(bank: Array, faces: Array, count: int) -> tuple[NDArray[np.int64], Array]:
+    """For each of the faces (F, 131, 2) the `count` of the bank (N, 131, 2) whose lower face is most alike.
+
+    Returns their numbers (F, R), nearest first, and a nearness (F, R): 1 - (d / d')^2, d the mean distance of the 57
+    points once the means of the 74 upper ones lie on each other, d' that of the next one that is not chosen. One that
+    is about to be replaced has 0, so that the change cannot be seen. Where N <= count there is no choice: all, each 1.
+    """
+    if len(bank) <= count:
+        numbers = np.tile(np.arange(len(bank)), (len(faces), 1))
+        return numbers, np.ones(numbers.shape, np.float32)
+    shapes, wanted = (points[:, LOWER] - points[:, UPPER].mean(1, keepdims=True) for points in (bank, faces))
+    distance = np.stack([np.linalg.norm(shapes - face, axis=-1).mean(-1) for face in wanted])
+    order = np.argsort(distance, axis=1, kind="stable")[:, : count + 1]
+    sorted_distance = np.take_along_axis(distance, order, 1)
+    nearness = 1 - (sorted_distance[:, :-1] / np.maximum(sorted_distance[:, -1:], 1e-6)) ** 2
+    return order[:, :-1], nearness.astype(np.float32)
+
+
 def head_motion(points: Array) -> Array:
     """Where the head is, from (F, 131, 2): the 74 upper points without the detector's tremble (Gaussian, sigma 1)."""
     return gaussian_filter1d(points[:, UPPER], 1.0, axis=0, mode="nearest").astype(np.float32)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from spear.errors import SpearError
 from spear.progress import Progress
 from spear.training_loader import Batches, TrainingSet
-from spear.training_state import Place, TrainingState, WriteRow, training_log
+from spear.training_state import NoLog, Place, Sheet, TrainingLog, TrainingState, training_log
 
 AUTOSAVE_SECONDS = 120.0
 
@@ -62,8 +62,8 @@ class Task:
     data: TrainingSet
     step: Callable[[Any, float], dict[str, Tensor]]
     """One optimisation step on a batch, with the share of the training that is done in 0..1; returns what to log."""
-    validate: Callable[[int], dict[str, float]]
-    """Figures of the averaged net after this many steps; `score` decides which is best, lower is better."""
+    validate: Callable[[Callable[[Sheet], None]], dict[str, float]]
+    """Figures of the averaged net; `score` decides which is best, lower is better. It is given what shows samples."""
     export: Callable[[Path, dict[str, Any]], None]
     """Write the averaged net as a checkpoint."""
     settings: dict[str, Any]
@@ -95,9 +95,9 @@ class Trained:
 def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, progress: Progress) -> Trained:
     """Train until the epochs or the minutes are over; the same command goes on where a stopped run was.
 
-    Writes models/<name>.safetensors (best), <name>.last.safetensors, <name>.log.jsonl, <name>.state/, and a TensorBoard
-    log in models/tensorboard/<name>. Raises SpearError for a loss that is not finite, for a state of other settings,
-    InterruptedTraining after a signal.
+    Writes models/<name>.safetensors (best), <name>.last.safetensors, <name>.log.jsonl, <name>.state/, samples where the
+    task shows some, and a TensorBoard log in models/tensorboard/<name>. Raises SpearError for a loss that is not finite
+    and for a state of other settings, InterruptedTraining after a signal.
     """
     settings = {**task.settings, "batch_size": schedule.batch_size, "seed": schedule.seed}
     average = EMAModel(_averaged(task).parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
@@ -110,15 +110,15 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
     batches, trained = Batches(task.data, run.batches(), task.workers), Trained(place.figures)
     began = last_saved = time.monotonic()
     started = began - place.seconds
-    with _signals() as signals, run.log() as write:
+    with _signals() as signals, run.log() as log:
         for batch in batches:
             losses = run.step(batch)
             losses, place.seconds, stop = run.agree(losses, time.monotonic() - started, signals)
-            write({"step": place.step, "seconds": round(place.seconds, 2), **losses})
+            log.write({"step": place.step, "seconds": round(place.seconds, 2), **losses})
             progress(*run.shown(), " ".join(f"{name} {value:.4g}" for name, value in losses.items()))
             over = run.is_over()
             if over or place.step % schedule.validate_every == 0:
-                run.validate(write)
+                run.validate(log)
             if over or stop or time.monotonic() - last_saved > AUTOSAVE_SECONDS:
                 run.save()
                 last_saved = time.monotonic()
@@ -222,7 +222,7 @@ class _Run:
                 )
         return losses, float(rows[:, -2].max()), int(rows[:, -1].max())
 
-    def validate(self, write: WriteRow) -> None:
+    def validate(self, log: TrainingLog) -> None:
         net, place, average = _averaged(self.task), self.place, self.state.average
         average.store(net.parameters())
         average.copy_to(net.parameters())
@@ -230,10 +230,10 @@ class _Run:
             module.eval()
         try:
             with torch.no_grad():
-                figures = self.task.validate(place.step)
+                figures = self.task.validate(lambda sheet: log.show(place.step, sheet))
             about = {"step": place.step, "figures": figures}  # no time in it: equal trainings give equal bytes
             if self.accelerator.is_main_process:
-                write({"step": place.step, **{f"val_{name}": value for name, value in figures.items()}})
+                log.write({"step": place.step, **{f"val_{name}": value for name, value in figures.items()}})
                 self.task.export(self.models / f"{self.task.name}.last.safetensors", about)
                 if figures["score"] < place.best:
                     self.task.export(self.models / f"{self.task.name}.safetensors", about)
@@ -246,11 +246,11 @@ class _Run:
         if self.accelerator.is_main_process:
             self.state.save()
 
-    def log(self) -> AbstractContextManager[WriteRow]:
-        """The log; what other processes than the first write goes nowhere."""
+    def log(self) -> AbstractContextManager[TrainingLog]:
+        """The log; what other processes than the first say goes nowhere."""
         if self.accelerator.is_main_process:
             return training_log(self.models, self.task.name, self.place.step)
-        return nullcontext(lambda row: None)
+        return nullcontext(NoLog())
 
 
 def _to(batch: Any, device: torch.device) -> Any:

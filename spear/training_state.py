@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TextIO
 
+import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spear.checkpoint import read_tensors, save_tensors
 from spear.errors import SpearError
-from spear.files import write_text
+from spear.files import write_picture, write_text
 
-WriteRow = Callable[[dict[str, float]], None]
-"""Adds a row to the log; `step` is one of its figures."""
+Sheet = NDArray[np.uint8]
+"""Pictures side by side, (H, W, 3) RGB."""
+
+
+class TrainingLog(Protocol):
+    """Where a training says how it goes."""
+
+    def write(self, row: dict[str, float]) -> None:
+        """Add a row; `step` is one of its figures."""
+
+    def show(self, step: int, sheet: Sheet) -> None:
+        """Add samples to look at."""
+
+
+class NoLog:
+    """What other processes than the first say goes nowhere."""
+
+    def write(self, row: dict[str, float]) -> None:
+        """Nothing."""
+
+    def show(self, step: int, sheet: Sheet) -> None:
+        """Nothing."""
 
 
 @dataclass
@@ -113,11 +135,12 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 @contextmanager
-def training_log(models: Path, name: str, step: int) -> Iterator[WriteRow]:
-    """Open models/<name>.log.jsonl and the TensorBoard log in models/tensorboard/<name>; yields what adds a row.
+def training_log(models: Path, name: str, step: int) -> Iterator[TrainingLog]:
+    """Open models/<name>.log.jsonl and the TensorBoard log in models/tensorboard/<name>.
 
     step: where the training goes on; rows that a killed run wrote after it are dropped from both. Rows get six decimals
-    and are in the first at once; `step` and `seconds` (s) are no curves in the second.
+    and are in the first at once; `step` and `seconds` (s) are no curves in the second. Sheets are in the second and in
+    models/<name>.samples/.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -127,12 +150,22 @@ def training_log(models: Path, name: str, step: int) -> Iterator[WriteRow]:
     kept = [line for line in old if line.endswith("}") and json.loads(line)["step"] <= step]
     write_text(path, "".join(line + "\n" for line in kept))
     with path.open("a") as lines, SummaryWriter(str(models / "tensorboard" / name), purge_step=step + 1) as board:
+        yield _Files(models / f"{name}.samples", lines, board)
 
-        def write(row: dict[str, float]) -> None:
-            lines.write(json.dumps({key: round(value, 6) for key, value in row.items()}) + "\n")
-            lines.flush()
-            for key, value in row.items():
-                if key not in ("step", "seconds"):
-                    board.add_scalar(key, value, row["step"])
 
-        yield write
+@dataclass(frozen=True)
+class _Files:
+    samples: Path
+    lines: TextIO
+    board: Any
+
+    def write(self, row: dict[str, float]) -> None:
+        self.lines.write(json.dumps({key: round(value, 6) for key, value in row.items()}) + "\n")
+        self.lines.flush()
+        for key, value in row.items():
+            if key not in ("step", "seconds"):
+                self.board.add_scalar(key, value, row["step"])
+
+    def show(self, step: int, sheet: Sheet) -> None:
+        write_picture(self.samples / f"step_{step:06d}.png", sheet)
+        self.board.add_image("samples", sheet, step, dataformats="HWC")

@@ -16,18 +16,24 @@ from spear.errors import SpearError
 from spear.version import __version__
 from spear_cli.console import fail, progress_bar, say, show_report
 from spear_cli.options import (
+    Adapt,
+    CacheLatents,
     Changed,
     Clips,
+    DecodedFrames,
     Encoder,
     Epochs,
     Face,
     Figures,
+    Init,
     Jobs,
     LearningRate,
     MaxMinutes,
     Models,
     Preset,
+    Refs,
     Restart,
+    SaveMemory,
     Seed,
     Vae,
 )
@@ -189,18 +195,23 @@ def train_lm2face(
     epochs: Epochs = None,
     max_minutes: MaxMinutes = None,
     learning_rate: LearningRate = None,
+    refs: Refs = None,
+    init: Init = None,
     perceptual: Annotated[Path | None, typer.Option(help="VGG19 or MobileNetV2 weights (torchvision's file).")] = None,
     vae: Vae = None,
+    cache_latents: CacheLatents = False,
+    decoded_frames: DecodedFrames = None,
+    save_memory: SaveMemory = False,
     seed: Seed = 0,
     restart: Restart = False,
 ) -> None:
-    """Train stage 2, landmarks to face; sheets of samples appear in models/lm2face.samples."""
+    """Train stage 2, landmarks to face; sheets of samples appear in models/lm2face.samples and in TensorBoard."""
     from spear.stages.train_lm2face import train_lm2face as stage
 
     with progress_bar("train-lm2face") as progress:
         report, trained = stage(
-            clips, models, preset, frames_per_clip, epochs, max_minutes, learning_rate, perceptual, vae, seed, restart,
-            progress,
+            clips, models, preset, frames_per_clip, epochs, max_minutes, learning_rate, refs, init, perceptual, vae,
+            cache_latents, decoded_frames, save_memory, seed, restart, progress,
         )  # fmt: skip
     _show_training(models / "lm2face.safetensors", report, trained)
 
@@ -222,6 +233,7 @@ def render(
     sheet: Annotated[
         Path | None, typer.Option(help="A PNG to write: crop, sketch, face and frame of eight moments.")
     ] = None,
+    adapt: Adapt = 0,
 ) -> None:
     """Make the face of a video or picture speak."""
     from spear.stages.render import render as stage
@@ -230,7 +242,7 @@ def render(
     if models is None and all((here / f"{name}.safetensors").exists() for name in ("a2lm", "lm2face")):
         models = here
     with progress_bar("render") as progress:
-        made = stage(audio, ref, out, models, face, encoder_weights, vae, sheet, progress)
+        made = stage(audio, ref, out, models, face, encoder_weights, vae, sheet, adapt, progress)
     for note in made.notes:
         say(f"note: {note}")
     rate = made.frames / max(made.seconds["faces"], 1e-9)

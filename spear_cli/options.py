@@ -40,3 +40,34 @@ Figures = Annotated[
         "and a video, and the lip opening over time. Brings --ld."
     ),
 ]
+Refs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Frames of a person that are references, spread over lip opening; kept in the model.",
+        show_default="24 (small), 1 (paper)",
+    ),
+]
+Init = Annotated[Path | None, typer.Option(help="Go on from this trained lm2face.safetensors.")]
+CacheLatents = Annotated[
+    bool, typer.Option("--cache-latents", help="Encode every frame once, into clips/; frames are not varied then.")
+]
+DecodedFrames = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Decode only so many frames of a batch; the rest is compared in latent space.",
+        show_default="all",
+    ),
+]
+SaveMemory = Annotated[
+    bool, typer.Option("--save-memory", help="Compute activations twice instead of keeping them (checkpointing).")
+]
+Adapt = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Train on the ref for so many steps first: 100 take about a minute on two cores; kept for the next time.",
+        show_default="0: not",
+    ),
+]

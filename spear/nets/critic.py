@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -20,3 +21,17 @@ class Critic(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.layers(pictures)
+
+
+def around(pictures: Tensor, middles: Tensor, height: int, width: int) -> Tensor:
+    """Windows of that size around places: pictures (B, 3, H, W), middles (B, 2) px, x and y -> (B, 3, height, width).
+
+    A window that would reach beyond the picture is moved inside.
+    """
+    limit = torch.tensor([pictures.shape[-1] - width, pictures.shape[-2] - height], device=middles.device)
+    corners = torch.minimum(
+        (middles - torch.tensor([width / 2, height / 2], device=middles.device)).long().clamp_min(0), limit
+    )
+    return torch.stack(
+        [p[:, y : y + height, x : x + width] for p, (x, y) in zip(pictures, corners.tolist(), strict=True)]
+    )

@@ -46,15 +46,15 @@ class SpadeBlock(nn.Module):
         return x + self.conv_2(nn.functional.leaky_relu(self.spade_2(y, condition), 0.2))
 
 
-def warp(features: Tensor, flow: Tensor) -> Tensor:
+def warp(features: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     """Sample features where the flow points: zero flow is the identity.
 
-    features (B, C, H, W); flow (B, 2, H, W), x and y, in units of half the picture (-1..1 spans it corner to corner).
+    features (B, C, H, W); flow (B, 2, H, W), x and y, in cells of the features. Beyond the edge the edge is repeated.
+    mode: `bilinear`, or `bicubic` where softness would show.
     """
     features, flow = features.float(), flow.float()  # half precision would place samples half a cell off
     height, width = features.shape[-2:]
-    rows = torch.linspace(-1, 1, height, device=flow.device, dtype=flow.dtype)
-    columns = torch.linspace(-1, 1, width, device=flow.device, dtype=flow.dtype)
-    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
-    place = (grid + flow).permute(0, 2, 3, 1)
-    return nn.functional.grid_sample(features, place, mode="bilinear", padding_mode="border", align_corners=True)
+    rows, columns = (torch.arange(n, device=flow.device, dtype=flow.dtype) for n in (height, width))
+    place = (torch.stack(torch.meshgrid(columns, rows, indexing="xy")) + flow).permute(0, 2, 3, 1)
+    place = place / flow.new_tensor([max(width - 1, 1), max(height - 1, 1)]) * 2 - 1
+    return nn.functional.grid_sample(features, place, mode=mode, padding_mode="border", align_corners=True)

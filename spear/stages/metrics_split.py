@@ -23,12 +23,11 @@ from spear.figures import FigureFolder
 from spear.files import sha256_of
 from spear.nets.a2lm import A2LM
 from spear.nets.lm2face import Lm2Face
-from spear.painter import BATCH, Painter, with_lower_face
+from spear.painter import BATCH, Painter, load_lm2face, with_lower_face
 from spear.points import Array
 from spear.progress import Report
 from spear.scores.compare import FrechetScore
 from spear.scores.split import SplitClipScores, split_total
-from spear.stages.train_lm2face import load_lm2face
 from spear.talker import load_a2lm, predict_clip
 from spear.video import Footage, Frame
 

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,17 +16,17 @@ import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 
+from spear.adapt import LEAST_FRAMES, adapted_lm2face
 from spear.audio import fit_to_frames, frames_of, load_audio
 from spear.clip import CROP
 from spear.errors import SpearError
 from spear.face import Frame, blend, crop_transform, follow_face, paste, to_crop, warp_crop
 from spear.files import check_picture, whole, write_picture
 from spear.nets.a2lm import A2LM
-from spear.painter import BATCH, Painter, with_lower_face
+from spear.painter import BATCH, Painter, load_lm2face, with_lower_face
 from spear.points import Array, draw_sketch, spread_over_opening
 from spear.pretrained.audio_encoders import load_encoder
 from spear.progress import Progress, no_progress
-from spear.stages.train_lm2face import load_lm2face
 from spear.talker import load_a2lm, speak
 from spear.version import __version__
 from spear.video import Footage, VideoWriter, ping_pong_index
@@ -61,6 +62,7 @@ def render(
     encoder_weights: str | None = None,
     vae: str | None = None,
     sheet: Path | None = None,
+    adapt: int = 0,
     progress: Progress = no_progress,
 ) -> Rendered:
     """Write a video in which the face of `ref` speaks `audio`: size and colours of the ref, 25 fps, the audio muxed.
@@ -68,7 +70,8 @@ def render(
     ref: a video, run forward and backward where the speech is longer, or a still picture. models: a folder with
     a2lm.safetensors and lm2face.safetensors; without it those that ship. encoder_weights, vae: folder or hub id of what
     the models were trained with, where it does not ship. sheet: a PNG to write: crop, sketch, face and full frame of
-    eight moments. Memory does not grow with the length.
+    eight moments. adapt: stage 2 first goes on training on the ref for so many steps; the result is kept for the next
+    time. Memory does not grow with the length.
     Raises SpearError for input that cannot be used; then nothing stands under the name `out`.
     """
     if out.suffix.lower() not in CONTAINERS:
@@ -80,7 +83,8 @@ def render(
     started = time.monotonic()
     with whole(out) as temporary:  # first, since a folder that cannot be written should not cost a minute
         folder = models or PACKAGED
-        a2lm, lm2face = load_a2lm(folder / "a2lm.safetensors"), load_lm2face(folder / "lm2face.safetensors", vae)
+        path = folder / "lm2face.safetensors"
+        a2lm, lm2face = load_a2lm(folder / "a2lm.safetensors"), load_lm2face(path, vae)
         samples = load_audio(audio)
         frames = frames_of(samples)
         footage = Footage(ref)
@@ -93,7 +97,14 @@ def render(
         order = ping_pong_index(frames, len(points))
         driven = _speak(a2lm, fit_to_frames(samples, frames), points, order, encoder_weights)
         seconds["landmarks"] = time.monotonic() - started - sum(seconds.values())
-        painter = Painter(lm2face, points, lambda chosen: _crops(footage, transforms, chosen))
+        read = partial(_crops, footage, transforms)
+        notes = []
+        if adapt and len(points) < LEAST_FRAMES:
+            notes.append(f"the ref has only {len(points)} frames, nothing to adapt to; rendered without --adapt")
+        elif adapt:
+            lm2face = adapted_lm2face(path, vae, ref, face, points, read, adapt, progress)
+        seconds["adaptation"] = time.monotonic() - started - sum(seconds.values())
+        painter = Painter(lm2face, points, read)
         size = (footage.width, footage.height)
         with VideoWriter(temporary, *size, audio, pixel_aspect=footage.pixel_aspect, comment=COMMENT) as writer:
             work = _batched(zip(footage.ping_pong(frames), order, driven, strict=True), BATCH)
@@ -107,7 +118,6 @@ def render(
         if sheet is not None:
             write_picture(sheet, np.vstack(rows))
         seconds["faces"] = time.monotonic() - started - sum(seconds.values())
-    notes = []
     if missing:
         notes.append(f"no face in {len(missing)} of {len(points)} frames of the ref; its place was interpolated there")
     if footage.width % 2 or footage.height % 2:
