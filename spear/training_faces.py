@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from spear.training_state import Sheet
 Batch = dict[str, Tensor]
 
 _SHEET_ROWS = 8
+_MOST_WORKERS = 8
+"""Processes that decode pictures; a GPU waits for fewer."""
 _SAMPLES = 32
 _SAMPLES_AT_ONCE = 8
 
@@ -149,7 +152,8 @@ def face_task(
         half = {name: value.half() for name, value in net.state_dict().items()}
         save_checkpoint(path, "lm2face", asdict(net.config), half, training=training, **about)
 
-    return Task("lm2face", modules, optimisers, train, step, validate, export, settings)
+    workers = max(1, min(_MOST_WORKERS, (os.cpu_count() or 1) // 2))
+    return Task("lm2face", modules, optimisers, train, step, validate, export, settings, workers)
 
 
 def inputs_of(net: Lm2Face, batch: Batch) -> tuple[Target, References]:

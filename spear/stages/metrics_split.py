@@ -131,11 +131,11 @@ def _add_pictures(
     scores: SplitClipScores, clip: Clip, net: Lm2Face, which: frozenset[str], frechet: FrechetScore | None,
     points: Array, driven: Array, found: NDArray[np.bool_], tick: Tick,
 ) -> None:  # fmt: skip
-    """Paint every frame of the clip with its truth's upper points and the predicted lower ones: driven (F, 131, 2)."""
-    footage = Footage(clip.face_path)
+    """Paint the clip's second half with its truth's upper points and the predicted lower ones: driven (F, 131, 2)."""
+    footage, done = Footage(clip.face_path), len(points) // 2
     # making the references reads the whole file once, so a damaged one is told before any of its frames is scored
-    painter = Painter(net, points, partial(_read, footage, len(points)))
-    frames, done = footage.frames(), 0
+    painter = Painter(net, points[: max(done, 1)], partial(_read, footage, len(points)))
+    frames = footage.frames(done)
     while crops := list(itertools.islice(frames, BATCH)):
         part = slice(done, done + len(crops))
         painted = painter.paint(crops, driven[part], points[part])
@@ -200,7 +200,7 @@ def split_protocol(
         "detector": f"{'; '.join(detectors)}; on the 256x256 face crops",
         "stage_1": f"lower 57 points from the clip's own audio ({config.encoder}), its upper points as {config.pose} "
         f"pose, and {config.references} references",
-        "references": "frames of the same clip, spread over its lip opening; they are scored like all others",
+        "references": "frames of the same clip, spread over its lip opening",
     }
     if by is not None:
         protocol["by"] = by
@@ -210,8 +210,9 @@ def split_protocol(
         protocol |= {"controls": f"{pairs} pairs, {_PAIR_WORDS}", **_CONTROL_WORDS}
     if nets.lm2face is not None:
         protocol |= {
-            "stage_2": "every frame of the clip painted from its detected upper and predicted lower points, and "
-            f"{nets.lm2face.config.references} references; blended into the true crop inside the lower face's hull",
+            "stage_2": "each frame of the clip's second half painted from detected upper and predicted lower points "
+            f"and {nets.lm2face.config.bank} references of the first half; blended into the true crop inside the lower "
+            "face's hull",
             "pictures": "RGB, blended against true 256x256 crop as preprocess wrote it; mean of the frames' scores",
         }
     if "psnr" in which:
