@@ -202,7 +202,7 @@ class Clip:
         checked with `fits` that they are there."""
         with safe_open(self.latents_path, framework="pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            return {name: torch.stack([part[i] for i in frames]).float() for name, part in parts.items()}
+            return {name: torch.stack([part[i].float() for i in frames]) for name, part in parts.items()}
 
     def require_landmarks(self) -> None:
         """Raises SpearError where the landmarks are absent or were made from an older clip."""

@@ -108,7 +108,8 @@ class FaceStep:
             truth, mask = (part[name][..., shown:, :] for name in ("target", "mask"))
             losses["warped"] = masked_mse(painted.warped, truth, mask)
         if count < len(painted.latent):
-            truth = self.net.encode_picture(batch["target"][count:])
+            kept = batch.get("latent_picture")
+            truth = self.net.encode_picture(batch["target"][count:]) if kept is None else kept[count:, 0]
             where = nn.functional.avg_pool2d(batch["mask"][count:], CELL)[..., self.net.config.first_row :, :]
             losses["latent"] = masked_mse(painted.latent[count:].float(), truth.float(), where)
         return losses, seen

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from spear.checkpoint import read_tensors
 from spear.clip import Clip, ClipInfo, find_clips
 from spear.errors import SpearError
 
@@ -85,6 +86,38 @@ def test_changed_copies_and_silence_stand_beside_the_features(clip: Clip) -> Non
 def test_features_without_copies_have_no_speeds(clip: Clip) -> None:
     clip.write_features("mfcc", torch.zeros(FRAMES, 1, 2), {})
     assert clip.speeds("mfcc") == []
+
+
+def test_latents_of_some_frames_are_read(clip: Clip) -> None:
+    """In any order, some twice; as float16 on disk, as float32 in memory."""
+    picture, masked = torch.arange(FRAMES * 12.0).view(FRAMES, 3, 2, 2), torch.rand(FRAMES, 3, 1, 2)
+    clip.write_latents({"picture": picture, "masked": masked}, {"vae": "tiny"})
+    assert clip.latents_path.name == "latents.safetensors"
+    latents = clip.latents([3, 0, 0])
+    assert sorted(latents) == ["masked", "picture"]
+    assert torch.equal(latents["picture"], picture[[3, 0, 0]])
+    assert torch.equal(latents["masked"], masked[[3, 0, 0]].half().float())
+    assert all(value.dtype == torch.float32 for value in latents.values())
+
+
+def test_of_latents_only_those_rows_are_read(clip: Clip) -> None:
+    """Damage elsewhere in the file, which shows where all of it is read, is not met."""
+    clip.write_latents({"picture": torch.ones(FRAMES, 3, 2, 2)}, {})
+    data = bytearray(clip.latents_path.read_bytes())
+    data[-24:] = b"\xff" * 24  # the last frame: 12 numbers of 2 bytes
+    clip.latents_path.write_bytes(data)
+    assert torch.equal(clip.latents([0, 2])["picture"], torch.ones(2, 3, 2, 2))
+    assert clip.latents([3])["picture"].isnan().all()
+    with pytest.raises(SpearError, match="is damaged: its checksum does not match"):
+        read_tensors(clip.latents_path)
+
+
+def test_latents_fit_by_clip_and_autoencoder(clip: Clip) -> None:
+    clip.write_latents({"picture": torch.zeros(FRAMES, 3, 2, 2)}, {"vae": "tiny", "light": True})
+    assert clip.fits(clip.latents_path, {"vae": "tiny", "light": True})
+    assert not clip.fits(clip.latents_path, {"vae": "other", "light": True})
+    clip.write_info(replace(INFO, source_sha256="11"))
+    assert not clip.fits(clip.latents_path, {"vae": "tiny", "light": True})
 
 
 @pytest.mark.parametrize(

@@ -5,24 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from made_up import face, picture, track
+from made_up import face, lips_in, picture, track
 from numpy.typing import NDArray
+from tiny_nets import tiny_lm2face
 from torch import nn
 
-from spear.nets.autoencoder import Autoencoder, AutoencoderConfig
-from spear.nets.lm2face import Lm2Face, Lm2FaceConfig, blend_mask, build_lm2face
+from spear.nets.autoencoder import load_autoencoder
+from spear.nets.lm2face import Lm2Face, Lm2FaceConfig, References, blend_mask, build_lm2face
 from spear.painter import BATCH, Painter, half_precision, with_lower_face
-from spear.points import LOWER, UPPER, Array, spread_over_opening
+from spear.points import LOWER, OUTER_LIPS, UPPER, Array, nearest_mouths, spread_over_opening
 
 
 @pytest.fixture(scope="module")
 def net() -> Lm2Face:
-    torch.manual_seed(0)
-    vae = Autoencoder(AutoencoderConfig(latent_channels=6, wide=8, deep=8, encoder_blocks=1, decoder_blocks=1)).eval()
-    net = build_lm2face(Lm2FaceConfig("tiny", 6, width=8, blocks=2, references=3), vae)
-    for parameter in net.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    return net.eval()
+    """Three of a bank of four serve a frame."""
+    return tiny_lm2face(light=True, references=3, bank=4)
 
 
 class _Film:
@@ -36,13 +33,55 @@ class _Film:
         return np.stack([picture(self.points[i]) for i in frames])
 
 
-def test_references_are_read_once_and_spread_over_the_opening(net: Lm2Face) -> None:
-    points = np.stack([face(opening) for opening in (0, 9, 30, 12, 20)])
+def test_the_bank_is_read_once_and_spread_over_the_opening(net: Lm2Face) -> None:
+    points = np.stack([face(opening) for opening in (0, 9, 30, 12, 20, 21, 10)])
     film = _Film(points)
     painter = Painter(net, points, film)
     painter.paint(list(film([1])), points[[1]], points[[1]])
-    assert film.asked == [[0, 2, 3], [1]]  # most closed, middle and most open of 0 9 12 20 30
-    assert film.asked[0] == spread_over_opening(points, 3)
+    # sorted 0 9 10 12 20 21 30: places 0, 2, 4 and 6, so 0, 10, 20 and 30 px
+    assert film.asked == [[0, 2, 4, 6], [1]]
+    assert film.asked[0] == spread_over_opening(points, 4)
+
+
+def test_a_bank_has_no_more_pictures_than_there_are(net: Lm2Face) -> None:
+    for frames in (1, 2, 3):
+        points = track(frames)
+        film = _Film(points)
+        painted = Painter(net, points, film).paint(list(film([0])), points[:1], points[:1])
+        assert film.asked == [[*range(frames)], [0]]
+        assert np.ptp(painted[0][0]) > 0
+
+
+def test_each_frame_is_served_by_the_references_with_the_nearest_mouths(net: Lm2Face) -> None:
+    # the bank opens by 0, 10, 20 and 30 px; for 11 px the nearest are 10, 20 and 0 (1, 9 and 11 px off), the next one
+    # is 19 px off; for 30 px 30, 20 and 10, the next one 30 px off
+    points = np.stack([face(opening) for opening in (0, 10, 20, 30)])
+    film, seen = _Film(points), []
+    painter = Painter(net, points, film)
+    driven = np.stack([face(11), face(30)])
+    handle = net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    painter.paint(list(film([0, 0])), driven, driven)
+    handle.remove()
+    (references,) = seen
+    assert isinstance(references, References)
+    assert np.array_equal(references.points.cpu().numpy(), points[[[1, 2, 0], [3, 2, 1]]])
+    nearness = [[1 - (d / 19) ** 2 for d in (1, 9, 11)], [1 - (d / 30) ** 2 for d in (0, 10, 20)]]
+    np.testing.assert_allclose(references.nearness.cpu().numpy(), nearness, atol=1e-4)
+    np.testing.assert_allclose(nearness, nearest_mouths(points, driven, 3)[1], atol=1e-4)
+
+
+def test_an_untrained_net_shows_a_reference_with_that_mouth() -> None:
+    """The ref's own frames, its mouths driven by another of its frames: lips are where they should be."""
+    vae = load_autoencoder()
+    net = build_lm2face(Lm2FaceConfig(vae.identity(), vae.latent_channels, width=8), vae).eval()
+    points = np.stack([face(opening) for opening in (0, 30, 10, 20, 5, 25)])
+    film = _Film(points)
+    faces = Painter(net, points, film).paint(list(film([0, 0])), points[[1, 3]], points[[0, 0]])
+    for (image, _), frame in zip(faces, (1, 3), strict=True):
+        lips = lips_in(image.astype(float)) - points[frame, OUTER_LIPS].mean(0)
+        assert np.abs(lips).max() < 1  # px
+        off = np.abs(image[120:].astype(float) - film([frame])[0][120:]).mean()
+        assert off < 0.5 * np.abs(film([0])[0][120:].astype(float) - film([frame])[0][120:]).mean()
 
 
 def test_a_painted_crop_keeps_the_upper_rows_and_comes_with_its_mask(net: Lm2Face) -> None:

@@ -22,6 +22,7 @@ from spear.points import (
     draw_sketch,
     face_width,
     lip_opening,
+    nearest_mouths,
     pose_input,
     positions,
     spread_over_opening,
@@ -81,6 +82,72 @@ def test_references_are_spread_from_the_most_closed_to_the_most_open() -> None:
     assert spread_over_opening(points, 3) == [0, 1, 2]  # 1, 5 and 9 px
     assert spread_over_opening(points, 5) == [0, 1, 2, 3, 4]
     assert spread_over_opening(points[:1], 3) == [0, 0, 0]
+
+
+def lowered(*steps: float, upper: float = 0) -> NDArray[np.float32]:
+    """Faces whose lower 57 points lie so many px lower, and whose 74 upper ones `upper` px lower."""
+    points = faces([0.0] * len(steps))
+    points[:, LOWER, 1] += np.array(steps, np.float32)[:, None]
+    points[:, UPPER, 1] += upper
+    return points
+
+
+def test_nearness_of_mouths_by_hand() -> None:
+    # distances 4, 1, 3 and 2 px: the two nearest are numbers 1 and 3, the next one, number 2, is 3 px off
+    numbers, nearness = nearest_mouths(lowered(4, 1, 3, 2), lowered(0), 2)
+    assert numbers.tolist() == [[1, 3]]
+    assert nearness.dtype == np.float32
+    assert nearness[0].tolist() == pytest.approx([1 - (1 / 3) ** 2, 1 - (2 / 3) ** 2])
+    # three of them: the next is 4 px off; for a second face 1 px lower they are 0, 1 and 2 px off, the next one 3
+    numbers, nearness = nearest_mouths(lowered(4, 1, 3, 2), lowered(0, 1), 3)
+    assert numbers.tolist() == [[1, 3, 2], [1, 3, 2]]
+    assert nearness[0].tolist() == pytest.approx([15 / 16, 12 / 16, 7 / 16])
+    assert nearness[1].tolist() == pytest.approx([1, 8 / 9, 5 / 9])
+
+
+def test_distance_of_mouths_is_the_mean_of_that_of_their_points() -> None:
+    # one of the 57 points lies (3, 4) px aside, all others where they are: 5 / 57; the next face 1 px lower
+    bank = lowered(0, 1)
+    bank[0, LOWER.start] += (3, 4)
+    numbers, nearness = nearest_mouths(bank, lowered(0), 1)
+    assert numbers.tolist() == [[0]]
+    assert nearness[0, 0] == pytest.approx(1 - (5 / 57) ** 2)
+
+
+def test_mouths_are_compared_where_the_heads_lie_on_each_other() -> None:
+    # a head that is 7 px lower with all that belongs to it is as near as before, wherever the target's is
+    expected = nearest_mouths(lowered(4, 1, 3, 2), lowered(0), 2)
+    moved = lowered(4, 1, 3, 2) + np.float32(7) * np.array([[[1]], [[0]], [[-2]], [[3]]], np.float32)
+    for bank, target in ((moved, lowered(0)), (lowered(4, 1, 3, 2), lowered(0) + np.float32(9))):
+        numbers, nearness = nearest_mouths(bank, target, 2)
+        assert np.array_equal(numbers, expected[0])
+        assert nearness[0].tolist() == pytest.approx(expected[1][0].tolist(), abs=1e-5)
+    # not so a mouth that is lower on its head
+    assert nearest_mouths(lowered(0, 2), lowered(0, upper=-2), 1)[0].tolist() == [[1]]
+
+
+def test_where_there_is_no_choice_all_serve() -> None:
+    for count in (2, 3):
+        numbers, nearness = nearest_mouths(lowered(5, 1), lowered(0, 9, 1), count)
+        assert numbers.tolist() == [[0, 1]] * 3
+        assert nearness.tolist() == [[1.0, 1.0]] * 3
+
+
+def test_faces_that_are_all_the_same_have_a_nearness() -> None:
+    numbers, nearness = nearest_mouths(lowered(1, 1, 1), lowered(1, 3), 2)
+    assert numbers.tolist() == [[0, 1], [0, 1]]  # the first ones
+    assert nearness.tolist() == [[1, 1], [0, 0]]
+
+
+def test_no_reference_jumps_into_the_picture() -> None:
+    """While a mouth goes down through the bank, each one's share grows and fades; the one that is replaced has 0."""
+    bank, steps = lowered(0, 4, 5, 9, 13, 14), np.linspace(0, 14, 1401)
+    numbers, nearness = nearest_mouths(bank, lowered(*steps), 3)
+    shares = np.zeros((len(steps), len(bank)))
+    np.put_along_axis(shares, numbers, nearness.astype(float), axis=1)
+    assert np.abs(np.diff(shares, axis=0)).max() < 0.02  # for a step of 0.01 px
+    assert (shares.max(0) > 0.99).all()
+    assert len({tuple(sorted(row)) for row in numbers.tolist()}) == 4  # all neighbours came up
 
 
 def test_a_sketch_is_white_lines_where_the_points_are() -> None:

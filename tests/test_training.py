@@ -13,10 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import toy_training
 from command_line import mind_signals
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from toy_training import STEPS, Sums, train
 
@@ -36,13 +39,32 @@ def _state(models: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {name: value for name, value in about.items() if name != "seconds"}
 
 
+def _sheets(models: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (models / "toy.samples").iterdir()}
+
+
+def _board(models: Path) -> dict[str, list[tuple[int, Any]]]:
+    """What TensorBoard shows: (step, value) of every curve, and of `samples` (step, RGB)."""
+    for path in (models / "tensorboard" / "toy").iterdir():  # read by name, which ends in a number: .10 before .9
+        path.rename(path.with_suffix(f".{int(path.suffix[1:]):06d}"))
+    events = EventAccumulator(str(models / "tensorboard" / "toy"), size_guidance={"images": 0, "scalars": 0})
+    tags = events.Reload().Tags()
+    shown = {name: [(row.step, row.value) for row in events.Scalars(name)] for name in tags["scalars"]}
+    for name in tags["images"]:
+        pictures = [(row.step, np.frombuffer(row.encoded_image_string, np.uint8)) for row in events.Images(name)]
+        shown[name] = [(step, cv2.imdecode(png, cv2.IMREAD_COLOR)[..., ::-1].tolist()) for step, png in pictures]
+    return shown
+
+
 def _assert_equal_runs(one: Path, other: Path) -> None:
-    """Bit for bit: weights, averages and optimisers, the log, both checkpoints."""
+    """Bit for bit: weights, averages and optimisers, the log, what is shown of it, both checkpoints."""
     (tensors, about), (others, about_other) = _state(one), _state(other)
     assert tensors.keys() == others.keys()
     assert all(torch.equal(value, others[name]) for name, value in tensors.items())
     assert about == about_other
     assert _log(one) == _log(other)
+    assert _sheets(one) == _sheets(other)
+    assert _board(one) == _board(other)
     for name in ("toy.safetensors", "toy.last.safetensors"):
         weights, _ = load_checkpoint(one / name, "toy")
         weights_other, _ = load_checkpoint(other / name, "toy")
@@ -73,7 +95,7 @@ def test_another_seed_gives_another_run(unbroken: Path, tmp_path: Path) -> None:
 
 def test_what_a_run_leaves(unbroken: Path) -> None:
     assert sorted(p.name for p in unbroken.iterdir()) == [
-        "tensorboard", "toy.last.safetensors", "toy.log.jsonl", "toy.safetensors", "toy.state",
+        "tensorboard", "toy.last.safetensors", "toy.log.jsonl", "toy.safetensors", "toy.samples", "toy.state",
     ]  # fmt: skip
     rows = _log(unbroken)
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, STEPS + 1))
@@ -81,6 +103,33 @@ def test_what_a_run_leaves(unbroken: Path) -> None:
     assert [row["step"] for row in rows if "side" in row] == list(range(7, STEPS + 1))  # from share 6 / 15 = 0.4 on
     assert list((unbroken / "tensorboard" / "toy").glob("events.*"))
     assert rows[-2]["loss"] < 0.5 * rows[0]["loss"]
+
+
+def test_what_is_shown_at_a_validation_is_a_picture_and_stands_in_tensorboard(unbroken: Path) -> None:
+    """The last one is of the net that was exported last."""
+    steps = [4, 8, 12, 15]
+    assert sorted(_sheets(unbroken)) == [f"step_{step:06d}.png" for step in steps]
+    board = _board(unbroken)
+    assert {*board} == {"loss", "side", "val_score", "val_error", "samples"}  # neither step nor seconds
+    assert [step for step, _ in board["loss"]] == list(range(1, STEPS + 1))
+    assert [step for step, _ in board["val_score"]] == [step for step, _ in board["samples"]] == steps
+    pictures = [cv2.imread(str(unbroken / "toy.samples" / name))[..., ::-1] for name in sorted(_sheets(unbroken))]
+    assert [picture for _, picture in board["samples"]] == [picture.tolist() for picture in pictures]
+    weights, _ = load_checkpoint(unbroken / "toy.last.safetensors", "toy")
+    net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(), torch.nn.Linear(8, 1)).eval()
+    net.load_state_dict(weights)
+    numbers = torch.from_numpy(np.random.default_rng(1).normal(size=(16, 3))).float()
+    assert np.array_equal(pictures[-1], toy_training.sheet_of(net(numbers)[:, 0].detach()))
+    assert pictures[-1].std() > 10
+
+
+def test_a_training_that_shows_nothing_has_no_samples(tmp_path: Path) -> None:
+    accelerator = toy_training.Accelerator(step_scheduler_with_optimizer=False)
+    task = toy_training.toy(accelerator)
+    task.validate = lambda show: {"score": 1.0}
+    training.fit(task, toy_training.SCHEDULE, tmp_path, accelerator, lambda *_: None)
+    assert not (tmp_path / "toy.samples").exists()
+    assert "samples" not in _board(tmp_path)
 
 
 def test_every_sample_once_per_epoch_in_another_order(tmp_path: Path) -> None:
@@ -375,5 +424,6 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
     assert process.returncode == 0, errors
     one, two = _log(tmp_path / "one"), _log(tmp_path / "two")
     assert [sorted(row) for row in one] == [sorted(row) for row in two]  # one writer: no line twice
+    assert _sheets(tmp_path / "one").keys() == _sheets(tmp_path / "two").keys()
     for a, b in zip(one, two, strict=True):
         assert a == pytest.approx(b, abs=1e-4)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from spear.checkpoint import save_checkpoint
 from spear.progress import Progress, no_progress
 from spear.training import InterruptedTraining, Schedule, Task, fit
+from spear.training_state import Sheet
 
 SCHEDULE = Schedule(epochs=3, batch_size=8, learning_rate=0.05, final_rate=0.1, validate_every=4)
 STEPS = 3 * 5
@@ -35,6 +36,12 @@ class Sums:
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Tensor]:
         numbers = torch.from_numpy(np.random.default_rng(place).normal(size=3)).float()
         return {"numbers": numbers, "sum": numbers.sum()}
+
+
+def sheet_of(sums: Tensor) -> Sheet:
+    """What the net makes of 16 samples as a picture, (4, 4, 3) grey."""
+    grey = (32 * sums + 128).clamp(0, 255).round().byte().view(4, 4, 1)
+    return grey.expand(4, 4, 3).numpy()
 
 
 def toy(
@@ -67,9 +74,11 @@ def toy(
             optimiser.step()
         return losses
 
-    def validate(steps: int) -> dict[str, float]:
+    def validate(show: Callable[[Sheet], None]) -> dict[str, float]:
         numbers = torch.from_numpy(np.random.default_rng(1).normal(size=(16, 3))).float()
-        error = (net(numbers)[:, 0] - numbers.sum(1)).square().mean().item()
+        sums = net(numbers)[:, 0]
+        error = (sums - numbers.sum(1)).square().mean().item()
+        show(sheet_of(sums))
         return {"score": scores.pop(0) if scores else error, "error": error}
 
     def export(path: Path, about: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ has no neighbour in time among the references, either. The upper half of the fac
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import typer
 
+from spear.adapt import adapted_lm2face
 from spear.clip import Clip, find_clips
 from spear.face import FaceTracker, Frame, blend
 from spear.face_pairs import read_faces
@@ -24,6 +26,7 @@ from spear.files import write_picture
 from spear.nets.lm2face import MASK_ROW, Lm2Face, blend_mask
 from spear.painter import Painter, load_lm2face
 from spear.points import LOWER, OUTER_LIPS, Array, face_width, spread_over_opening
+from spear.progress import no_progress
 from spear.scores.image import psnr, ssim
 from spear.scores.landmark import landmark_distance
 from spear.scores.split import hull_psnr
@@ -64,6 +67,20 @@ def found_again(picture: Frame, points: Array) -> float:
     return 100 * landmark_distance(found[None, LOWER], points[None, LOWER], np.array([face_width(points)]))
 
 
+def adapted(models: Path, clip: Clip, steps: int) -> Lm2Face:
+    """The net, after so many steps on the first half of the clip if any; says how long they took."""
+    path = models / "lm2face.safetensors"
+    if not steps:
+        return load_lm2face(path)
+    points = clip.landmarks()[0]
+    half, started = len(points) // 2, time.monotonic()
+    net = adapted_lm2face(
+        path, None, clip.face_path, "first half", points[:half], lambda f: read_faces(clip, f), steps, no_progress
+    )
+    print(f"{clip.id}: {steps} steps on {half} frames, {time.monotonic() - started:.0f} s", flush=True)
+    return net
+
+
 def score_clip(net: Lm2Face, clip: Clip, count: int) -> tuple[Figures, list[Frame]]:
     """Figures of up to `count` frames of a clip, and rows for the sheet: reference, pasted, painted, blended, truth."""
     points, confidence = clip.landmarks()
@@ -97,16 +114,18 @@ def main(
     models: Annotated[Path, typer.Option(help="Folder of lm2face.safetensors.")] = PACKAGED,
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     frames: Annotated[int, typer.Option(help="At most that many of each clip.")] = 16,
+    adapt: Annotated[int, typer.Option(help="Steps of adaptation to the first half of each clip.")] = 0,
     only: Annotated[str, typer.Option(help="Only clips whose id contains this.")] = "",
     sheet: Annotated[Path | None, typer.Option(help="A PNG: reference, pasted, painted, blended, truth.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there as well.")] = None,
 ) -> None:
     """Measure, print a table; the means count every clip once."""
-    net = load_lm2face(models / "lm2face.safetensors")
     table, rows = {}, []
     chosen = [clip for clip in find_clips(clips, None if split == "all" else split) if only in clip.id]
     for clip in chosen:
-        figures, shown = score_clip(net, clip, frames)
+        net = adapted(models, clip, adapt)
+        with torch.no_grad():
+            figures, shown = score_clip(net, clip, frames)
         table[clip.id] = figures.means()
         rows += shown
         print(f"{clip.id:44s}" + " ".join(f"{k} {v:.3f}" for k, v in table[clip.id].items()), flush=True)
@@ -120,5 +139,4 @@ def main(
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     typer.run(main)

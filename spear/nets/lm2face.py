@@ -78,7 +78,7 @@ class Lm2FaceConfig:
 
     def with_bank(self, count: int) -> Lm2FaceConfig:
         """The same with so many references; the paper's net has all of them serve every frame."""
-        return replace(self, bank=count, references=min(count, self.references) if self.light else count)
+        return replace(self, bank=count, references=min(count, Lm2FaceConfig.references) if self.light else count)
 
     @property
     def sketch(self) -> int:

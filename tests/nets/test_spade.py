@@ -65,19 +65,28 @@ def test_block_is_the_identity_beside_a_branch() -> None:
     assert torch.equal(block(x, torch.randn(1, 2, 5, 5)), x)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (20, 32), (5, 3)])
-def test_zero_flow_is_the_identity(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(32, 32), (20, 32), (5, 3), (1, 4)])
+def test_zero_flow_is_the_identity(size: tuple[int, int], mode: str) -> None:
     x = torch.randn(2, 3, *size)
-    torch.testing.assert_close(warp(x, torch.zeros(2, 2, *size)), x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(warp(x, torch.zeros(2, 2, *size), mode), x, atol=2e-5, rtol=0)
 
 
-def test_a_flow_of_one_cell_fetches_the_next_cell_and_repeats_the_border() -> None:
-    # 4 rows, 3 columns: -1..1 spans 3 - 1 = 2 steps across, so one cell is 2 / 2 = 1; 2 / 3 down
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_a_flow_of_one_cell_fetches_the_next_cell_and_repeats_the_border(mode: str) -> None:
     x = torch.arange(12.0).view(1, 1, 4, 3)
     right, down = torch.zeros(1, 2, 4, 3), torch.zeros(1, 2, 4, 3)
-    right[:, 0], down[:, 1] = 1.0, 2 / 3
-    torch.testing.assert_close(warp(x, right), x[..., [1, 2, 2]])
-    torch.testing.assert_close(warp(x, down), x[..., [1, 2, 3, 3], :])
+    right[:, 0] = down[:, 1] = 1.0
+    torch.testing.assert_close(warp(x, right, mode), x[..., [1, 2, 2]])
+    torch.testing.assert_close(warp(x, down, mode), x[..., [1, 2, 3, 3], :])
+
+
+def test_half_a_cell_across_an_edge_by_hand() -> None:
+    # bilinear takes 1/2 of both neighbours; bicubic -3/32, 19/32, 19/32, -3/32 of four, which keeps the edge steep
+    x, flow = torch.tensor([[[[0.0, 0, 0, 1, 1, 1]]]]), torch.zeros(1, 2, 1, 6)
+    flow[:, 0] = 0.5
+    assert warp(x, flow)[0, 0, 0, 1:4].tolist() == pytest.approx([0, 0.5, 1], abs=1e-5)
+    assert warp(x, flow, "bicubic")[0, 0, 0, 1:4].tolist() == pytest.approx([-3 / 32, 0.5, 1 + 3 / 32], abs=1e-5)
 
 
 def test_half_precision_does_not_blur_the_warp() -> None:
