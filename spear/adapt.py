@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spear.checkpoint import read_about
+from spear.errors import SpearError
 from spear.face_pairs import FacePairs
 from spear.files import sha256_of
 from spear.nets.autoencoder import load_autoencoder
 from spear.nets.lm2face import Lm2Face, image_tensor
 from spear.painter import half_precision, load_lm2face
 from spear.points import Array
-from spear.pretrained.perceptual import autoencoder_perceptual, find_vgg19, load_perceptual
+from spear.pretrained.perceptual import PerceptualLoss, autoencoder_perceptual, find_vgg19, load_perceptual
 from spear.progress import Progress
 from spear.training import Schedule, fit
 from spear.training_faces import SMALL_WEIGHTS, Weights, face_task
+from spear.version import __version__
 
 LEAST_FRAMES = 10
 """A ref of fewer has nothing to adapt to: references and targets would be the same pictures."""
@@ -79,7 +81,7 @@ def adapted_lm2face(
     SpearError as `load_lm2face` does, InterruptedTraining after a signal.
     """
     about = {"ref": sha256_of(ref), "model": read_about(model)["sha256"], "face": face, "frames": len(points),
-             "steps": steps}  # fmt: skip
+             "steps": steps, "spear": __version__}  # fmt: skip
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
     kept = _cache() / f"{key}.safetensors"
     if not kept.exists():
@@ -94,7 +96,7 @@ def _adapt(
     work, steps = kept.with_suffix(""), int(str(about["steps"]))
     accelerator = Accelerator(step_scheduler_with_optimizer=False)
     light = net.config.light
-    perceptual = autoencoder_perceptual(load_autoencoder()) if light else load_perceptual(find_vgg19())
+    perceptual = autoencoder_perceptual(load_autoencoder()) if light else _vgg19()
     weights = replace(SMALL_WEIGHTS if light else Weights(), gan=0.0)  # a critic is not taught in minutes
     net.vae.to(accelerator.device)
     chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), _MOST_FRAMES)).astype(int)).tolist()
@@ -108,6 +110,13 @@ def _adapt(
     fit(task, _SCHEDULE, work, accelerator, lambda done, total, _: progress(done, total, "adapting to the ref"))
     os.replace(work / "lm2face.safetensors", kept)
     shutil.rmtree(work)
+
+
+def _vgg19() -> PerceptualLoss:
+    path = find_vgg19()
+    if not path.exists():
+        raise SpearError(f"{path} is absent; put torchvision's file there, or render this model without --adapt")
+    return load_perceptual(path)
 
 
 def _cache() -> Path:

@@ -21,6 +21,8 @@ from spear.points import OUTER_LIPS, Array, nearest_mouths
 
 _APART = 12
 """Frames at least between a target and its references; fewer in a short clip."""
+_SHARPER = 2.0
+"""How many times what a blur of 1.5 px takes away is added at most to pictures of a sample."""
 _USUAL_FRAMES = 75
 """A clip that is longer gives more samples."""
 
@@ -148,10 +150,13 @@ def mouth_box(points: Array) -> Array:
 
 
 def _vary(images: NDArray[np.uint8], faces: Array, random: np.random.Generator) -> tuple[NDArray[np.uint8], Array]:
-    """One mirror and one change of colour for all; a small turn, shift and change of size for each reference."""
+    """One mirror, one change of colour and one of sharpness for all; a small turn, shift and change of size for each
+    reference."""
     colour = np.eye(3) * random.uniform(0.75, 1.25) + random.normal(0, 0.08, (3, 3))
     table = np.linspace(0, 1, 256) ** random.uniform(0.8, 1.25) * 255
     images = np.stack([cv2.transform(image, colour) for image in cv2.LUT(images, table.round().astype(np.uint8))])
+    sharper = _SHARPER * random.random() ** 2  # footage is soft, what users bring may be sharp
+    images = np.stack([cv2.addWeighted(i, 1 + sharper, cv2.GaussianBlur(i, (0, 0), 1.5), -sharper, 0) for i in images])
     if random.random() < 0.5:
         images = np.ascontiguousarray(images[:, :, ::-1])
         faces = faces * np.array([-1, 1], np.float32) + np.array([CROP - 1, 0], np.float32)

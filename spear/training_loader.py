@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import cv2
 from torch.utils.data import DataLoader
 
 from spear.errors import SpearError
@@ -26,6 +27,8 @@ class Batches:
     def __init__(self, data: TrainingSet, places: Iterator[list[tuple[int, int]]], workers: int) -> None:
         self.waited = 0.0
         """Seconds in which the trainer waited for a batch; the first one, which starts the workers, left out."""
+        if workers:
+            cv2.setNumThreads(1)  # a worker that is forked while OpenCV has threads waits for them forever
         self._loader: DataLoader[Any] = DataLoader(
             data, batch_sampler=places, num_workers=workers,  # type: ignore[arg-type]
             prefetch_factor=4 if workers else None, worker_init_fn=_own_group,

@@ -18,10 +18,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from command_line import Run, complaint, done, files, forked_spear, mind_signals, spear
 from safetensors import safe_open
 
 from spear.audio import load_audio, write_wav
+from spear.checkpoint import save_checkpoint
 from spear.video import VideoWriter
 
 COMMANDS = ("preprocess", "extract-audio-features", "landmarks", "train-a2lm", "train-lm2face", "render", "metrics")
@@ -95,6 +97,14 @@ def test_without_arguments_comes_the_help(tmp_path: Path) -> None:
         ("landmarks --nope", "no such option: --nope; see `spear landmarks --help`"),
         ("preprocess", "missing argument 'videos'; see `spear preprocess --help`"),
         ("render --ref face.mp4", "missing option '--audio'; see `spear render --help`"),
+        (
+            "render --audio a.wav --ref b.mp4 --adapt -1",
+            "invalid value for '--adapt': Input should be greater than or equal to 0; see `spear render --help`",
+        ),
+        (
+            "train-lm2face --refs 0",
+            "invalid value for '--refs': Input should be greater than or equal to 1; see `spear train-lm2face --help`",
+        ),
         (
             "metrics out.mp4",
             "invalid value: give both PRED and TRUTH, or neither for the test split; see `spear metrics --help`",
@@ -352,6 +362,20 @@ def test_render_with_a_picture_and_the_models_that_ship(speech_wav: Path, portra
     assert play(tmp_path / "out.mp4")[:2] == (50, (320, 320))
 
 
+def test_render_adapts_to_the_ref_once(chain: Chain, tmp_path: Path) -> None:
+    """What was learned is kept in the cache folder."""
+    work = ("--audio", "speech.wav", "--ref", "videos/talker_0.mp4", "--adapt", "2", "-o", tmp_path / "out.mp4")
+    kept = []
+    for _ in range(2):
+        said = done(forked_spear("render", *work, cwd=chain.folder, XDG_CACHE_HOME=str(tmp_path / "cache")))
+        assert said.splitlines()[0] == "models: models"
+        assert play(tmp_path / "out.mp4")[:2] == (50, (320, 320))
+        kept.append(files(tmp_path / "cache" / "spear"))
+    (name,) = kept[0]
+    assert re.fullmatch(r"adapted/[0-9a-f]{24}\.safetensors", name)
+    assert kept[1] == kept[0]
+
+
 LANDMARK_SCORES = {f"{name}_{unit}" for name in ("ld", "lvd", "lvd_squared") for unit in ("ratio", "percent", "px256")}
 LIP_SCORES = {f"lip_opening_{name}" for name in ("r", "amplitude", "best_r", "best_lag_frames")}
 SPLIT_SCORES = {
@@ -408,6 +432,23 @@ def test_changed_copies_of_the_speech_are_as_many_as_asked_for(chain: Chain, tmp
             assert names == {f"changed{i}" for i in range(copies if train else 0)}
 
 
+def test_stage_2_trains_with_every_option_of_large_nets_and_goes_on_from_a_model(chain: Chain, tmp_path: Path) -> None:
+    shutil.copytree(chain.folder / "clips", tmp_path / "clips")
+    short = ("--epochs", "1", "--frames-per-clip", "1", "--cache-latents", "--decoded-frames", "1", "--save-memory")
+    done(forked_spear("train-lm2face", *short, "--refs", "2", cwd=tmp_path))
+    infos = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("clips/*/clip.json")}
+    kept = {path.parent.name for path in tmp_path.glob("clips/*/latents.safetensors")}
+    assert kept == {name for name, info in infos.items() if info["split"] != "test"}
+    before = files(tmp_path / "clips")
+    further = ("--init", "models/lm2face.safetensors", "--models", "further")
+    done(forked_spear("train-lm2face", *short, *further, cwd=tmp_path))
+    assert files(tmp_path / "clips") == before
+    for models in ("models", "further"):
+        with safe_open(tmp_path / models / "lm2face.safetensors", framework="np") as file:
+            config = json.loads(file.metadata()["spear"])["config"]
+        assert (config["references"], config["bank"]) == (2, 2)
+
+
 # --- bad input that takes a chain to give ----------------------------------------------------------------------------
 
 
@@ -436,6 +477,11 @@ def test_changed_copies_of_the_speech_are_as_many_as_asked_for(chain: Chain, tmp
         ("", "train-a2lm --preset huge", "--preset huge is not one of small, paper"),
         ("", "train-a2lm --pose yoga", "--pose yoga is not one of rigid, raw"),
         ("", "train-lm2face --preset huge", "--preset huge is not one of small, paper"),
+        (
+            "",
+            "train-lm2face --init none.safetensors",
+            "no none.safetensors in .; run `spear train-lm2face` first, or give another folder with --models",
+        ),
         ("", "landmarks --detector eyes", "--detector eyes is not one of mediapipe, face-alignment"),
         (
             "",
@@ -515,6 +561,11 @@ def test_training_wants_a_folder_that_can_be_written(command: str, chain: Chain,
             "--models swapped",
             "swapped/a2lm.safetensors holds a checkpoint of kind 'lm2face', 'a2lm' is needed here; give that one",
         ),
+        (
+            "--models old",
+            "old/lm2face.safetensors is of another version of spear, its net is built in another way; "
+            "run `spear train-lm2face --restart`",
+        ),
     ],
 )
 def test_render_refuses(args: str, message: str, chain: Chain, bad: Path) -> None:
@@ -522,6 +573,9 @@ def test_render_refuses(args: str, message: str, chain: Chain, bad: Path) -> Non
     (bad / "swapped").mkdir()
     (bad / "swapped/a2lm.safetensors").symlink_to(models / "lm2face.safetensors")
     (bad / "swapped/lm2face.safetensors").symlink_to(models / "a2lm.safetensors")
+    (bad / "old").mkdir()
+    (bad / "old/a2lm.safetensors").symlink_to(models / "a2lm.safetensors")
+    save_checkpoint(bad / "old/lm2face.safetensors", "lm2face", {"teeth": 32}, {"x": torch.zeros(1)})
     before = files(bad)
     usual = ("--audio", "speech.wav", "--ref", "face.png", "-o", "out.mp4", "--models", models)
     assert complaint(forked_spear("render", *usual, *args.split(), cwd=bad)) == message

@@ -22,6 +22,8 @@ COMMANDS: list[str] = list(GROUP.commands)
 
 SHORT = {"train-a2lm": ["--epochs", "1"], "train-lm2face": ["--epochs", "1", "--frames-per-clip", "1"]}
 """What is appended to a training, so that it takes seconds."""
+ADAPTED = ["--adapt", "1"]
+"""To a render that trains first."""
 ELSEWHERE = re.compile(r"hubert|wav2vec2|unispeech|paper|--fid|--vae|--scheduler|face-alignment|\$|\.\.\.|VIDEOS")
 """Commands that are parsed but not run: they want downloaded weights, other machines, or hold a blank to fill in."""
 
@@ -71,7 +73,8 @@ def test_the_commands_of_the_readme_run(
         if not ELSEWHERE.search(" ".join(args)):
             for position, word in enumerate(args[1:], start=1):
                 supply(tmp_path / word, args[position - 1], talking_videos, speech_wav, portrait_png)
-            done(forked_spear(*args, *SHORT.get(args[0], []), cwd=tmp_path))
+            short = ADAPTED if "--adapt" in args else SHORT.get(args[0], [])
+            done(forked_spear(*args, *short, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache")))
             ran.append(args[0])
     assert {*ran} >= {*COMMANDS}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import runpy
 import shutil
@@ -11,8 +12,13 @@ import sys
 import wave
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from made_up import face, make_clip
+from tiny_nets import tiny_lm2face
+
+from spear.face_pairs import read_faces
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [*sorted(ROOT.glob("scripts/**/*.sh")), ROOT / ".ci/run"]
@@ -267,3 +273,38 @@ def test_the_bench_of_stage_1_steps_through_the_papers_net_and_shows_a_table() -
     seconds, _ = bench["_paper_steps"](torch.device("cpu"), batch=1, steps=1, dtype=torch.bfloat16)
     assert seconds > 0
     assert bench["moving_points"](10, seed=0).shape == (10, 131, 2)
+
+
+def test_the_bench_of_stage_2_scores_frames_of_a_clips_second_half(tmp_path: Path) -> None:
+    bench = runpy.run_path(str(ROOT / "scripts/bench/stage2.py"))
+    clip = make_clip(tmp_path / "clip", 12)
+    with torch.no_grad():
+        figures, rows = bench["score_clip"](tiny_lm2face(True), clip, 3)
+    assert {len(column) for column in figures.values.values()} == {3}
+    means = {name: sum(column) / 3 for name, column in figures.values.items()}
+    assert means["hull"] < means["psnr"]  # outside the hull the picture is the true one
+    assert means["paste_hull"] > means["hull"]  # a net that was never trained is worse than no net
+    assert [row.shape for row in rows] == [(256, 5 * 256, 3)] * 2
+    assert np.array_equal(rows[0][:, -256:], read_faces(clip, [6])[0])  # the first of the second half
+
+
+def test_sharpness_by_hand(tmp_path: Path) -> None:
+    """Columns of 0 and 255 in turn: the Laplacian is 2 * 255 and -2 * 255, its variance 510^2; of a plain picture 0."""
+    sharpness = runpy.run_path(str(ROOT / "scripts/bench/stage2.py"))["sharpness"]
+    stripes = np.tile(np.array([0, 255], np.uint8), (256, 128))
+    assert sharpness(np.repeat(stripes[..., None], 3, axis=2), face(20)) == pytest.approx(510**2, rel=0.01)
+    assert sharpness(np.full((256, 256, 3), 99, np.uint8), face(20)) == 0
+
+
+def test_the_bench_of_renders_shows_means_of_what_there_is() -> None:
+    bench = runpy.run_path(str(ROOT / "scripts/bench/renders.py"))
+    rows = [
+        bench["Row"]("self", "a", "a", {"r": 0.5, "lag": 1.0}),
+        bench["Row"]("self", "b", "b", {"r": 0.7, "lag": math.nan}),
+    ]
+    assert bench["table"](rows).splitlines() == [
+        "self  sound  r      lag",
+        "a     a      0.500  1.000",
+        "b     b      0.700  -",
+        "mean         0.600  1.000",
+    ]

@@ -27,6 +27,7 @@ from spear import training
 from spear.checkpoint import load_checkpoint, read_about, read_tensors
 from spear.errors import SpearError
 from spear.training import InterruptedTraining
+from spear.training_loader import Batches
 
 
 def _log(models: Path) -> list[dict[str, float]]:
@@ -374,6 +375,23 @@ def test_an_error_in_a_loader_process_stays_one_line(tmp_path: Path) -> None:
     with pytest.raises(SpearError) as caught:
         train(tmp_path, data=_Unreadable())
     assert str(caught.value) == "Error: clips/a is gone; run `spear preprocess` again"
+
+
+class _Threads(Sums):
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Tensor]:
+        return {"threads": torch.tensor(cv2.getNumThreads())}
+
+
+def test_opencv_has_no_threads_where_loader_processes_begin() -> None:
+    """A fork has the locks of the threads that it lost: it could wait for them forever."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    try:
+        batches = Batches(_Threads(), iter([[(0, 0), (0, 1)]] * 3), workers=1)
+        assert [batch["threads"].tolist() for batch in batches] == [[1, 1]] * 3
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(before)
 
 
 SCRIPT = Path(toy_training.__file__)

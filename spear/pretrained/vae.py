@@ -51,7 +51,7 @@ def load_kl_autoencoder(source: str = DEFAULT) -> KLAutoencoder:
     try:
         with warnings.catch_warnings(action="ignore"):  # diffusers passes the hub an option that it has given up
             net, info = AutoencoderKL.from_pretrained(
-                source, use_safetensors=True, output_loading_info=True, local_files_only=True
+                source, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True, local_files_only=True
             )
     except (OSError, ValueError) as error:
         raise SpearError(
@@ -62,5 +62,4 @@ def load_kl_autoencoder(source: str = DEFAULT) -> KLAutoencoder:
         raise SpearError(
             f"{source} lacks the weight {sorted(info['missing_keys'])[0]}; give a whole AutoencoderKL with --vae"
         )
-    net.to(torch.float32)
     return KLAutoencoder(net)

@@ -143,9 +143,9 @@ class ClipScores:
                     f"{self.clip}: no face in {missing} of {self.frames} frames of the {side}; not in LD and LVD"
                 )
         crops = [name for name in self.series if name.endswith("_crop")]
-        lost = max((len(self.series[name]) - len(self._known(name)) for name in crops), default=0)
+        lost, seen = max(((len(s := self.series[n]) - len(self._known(n)), len(s)) for n in crops), default=(0, 0))
         if lost:
-            notes.append(f"{self.clip}: no face crop in {lost} of {self.frames} frames; not in {', '.join(crops)}")
+            notes.append(f"{self.clip}: no face crop in {lost} of {seen} frames; not in {', '.join(crops)}")
         far = int((self._known("ld") > _FAR).sum())
         if far:
             notes.append(

@@ -100,7 +100,8 @@ def render(
         read = partial(_crops, footage, transforms)
         notes = []
         if adapt and len(points) < LEAST_FRAMES:
-            notes.append(f"the ref has only {len(points)} frames, nothing to adapt to; rendered without --adapt")
+            count = "1 frame" if len(points) == 1 else f"{len(points)} frames"
+            notes.append(f"the ref has only {count}, nothing to adapt to; rendered without --adapt")
         elif adapt:
             lm2face = adapted_lm2face(path, vae, ref, face, points, read, adapt, progress)
         seconds["adaptation"] = time.monotonic() - started - sum(seconds.values())

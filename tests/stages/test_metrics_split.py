@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from made_up import make_clip
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -18,7 +20,9 @@ from spear.clip import Clip, find_clips
 from spear.controls import controls
 from spear.errors import SpearError
 from spear.face import blend
-from spear.points import LOWER, face_width
+from spear.nets.lm2face import Lm2Face
+from spear.painter import Painter, load_lm2face
+from spear.points import LOWER, Array, face_width
 from spear.scores.compare import FrechetScore, Scores
 from spear.scores.landmark import landmark_distance
 from spear.stages import metrics_split
@@ -29,6 +33,7 @@ from spear.stages.preprocess import preprocess
 from spear.stages.train_a2lm import train_a2lm
 from spear.stages.train_lm2face import train_lm2face
 from spear.talker import load_a2lm, predict_clip
+from spear.video import Footage, Frame
 from spear_cli.app import app
 
 LANDMARKS, PICTURES = frozenset({"ld", "lvd"}), frozenset({"psnr", "ssim"})
@@ -125,24 +130,56 @@ def test_fid_sees_the_true_and_the_blended_crops(made: Made, monkeypatch: pytest
     found = metrics(*made, frozenset({"fid"}), progress=lambda *call: calls.append(call))
     assert set(found.values) == {"fid"}
     assert found.values["fid"] is not None
-    assert sum(shape[0] for shape in seen) == 2 * FRAMES
-    assert [call[0] for call in calls] == [8, 16, 24, 32, 40, 48, 50, 50]
-    assert (
-        found.notes[0]
-        == f"fid from {FRAMES} pictures is biased upwards: compare it only at equal counts, best above 2048"
+    assert sum(shape[0] for shape in seen) == 2 * 25  # of the clip's second half
+    assert [call[0] for call in calls] == [33, 41, 49, 50, 50]
+    assert found.notes[0] == "fid from 25 pictures is biased upwards: compare it only at equal counts, best above 2048"
+
+
+def test_pictures_are_those_of_the_second_half(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """References are frames of the first one, so that none is compared with itself."""
+    read: list[int] = []
+    painted: list[Frame] = []
+
+    class Watched(Painter):
+        def __init__(self, net: Lm2Face, points: Array, of_clip: Callable[[list[int]], NDArray[np.uint8]]) -> None:
+            super().__init__(net, points, lambda frames: (read.extend(frames), of_clip(frames))[1])
+
+        def paint(self, crops: list[Frame], driven: Array, own: Array) -> list[tuple[Frame, Array]]:
+            painted.extend(crops)
+            return super().paint(crops, driven, own)
+
+    monkeypatch.setattr(metrics_split, "Painter", Watched)
+    found = metrics(*made, frozenset({"psnr"}))
+    bank = load_lm2face(made[1] / "lm2face.safetensors").config.bank
+    assert len(read) == bank == 24
+    assert {*read} <= {*range(25)}
+    truth = list(Footage(the_clip(made[0]).face_path).frames())
+    assert np.array_equal(np.stack(painted), np.stack(truth[25:]))
+    assert found.protocol["stage_2"] == (
+        "each frame of the clip's second half painted from detected upper and predicted lower points and 24 references "
+        "of the first half; blended into the true crop inside the lower face's hull"
     )
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_short_clips_have_pictures_too(frames: int, made: Made, tmp_path: Path) -> None:
+    """One of a single frame is its own reference."""
+    make_clip(tmp_path / "clips" / "short", frames, split="test")
+    found = metrics(tmp_path / "clips", made[1], PICTURES)
+    assert found.per_clip[0]["frames"] == frames
+    assert found.values["psnr_hull"] > 10
 
 
 def test_frames_without_a_face_are_left_out(own: Made) -> None:
     clip = the_clip(own[0])
     points, confidence = clip.landmarks()
-    confidence[10:15] = 0
+    confidence[[10, 20, *range(30, 33)]] = 0
     clip.write_landmarks(points, confidence, {"detector": "made up"})
     found = metrics(*own, frozenset({"ld", "psnr"}))
     assert (found.per_clip[0]["frames"], found.per_clip[0]["frames_both_faces"]) == (FRAMES, FRAMES - 5)
     assert found.notes == [
         f"{clip.id}: no face in 5 of 50 frames of the truth; not in LD and LVD",
-        f"{clip.id}: no face crop in 5 of 50 frames; not in psnr_crop",
+        f"{clip.id}: no face crop in 3 of 25 frames; not in psnr_crop",  # of the second half
         ALONE,
     ]
     assert found.protocol["detector"] == "made up; on the 256x256 face crops"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from command_line import files
 from conftest import portrait, talker, voice
 from numpy.typing import NDArray
 from torch import nn
@@ -26,6 +28,7 @@ from spear.nets.lm2face import Lm2FaceConfig, build_lm2face
 from spear.pretrained.mfcc import Mfcc
 from spear.stages import render as stage
 from spear.stages.render import render
+from spear.training import InterruptedTraining
 from spear.video import Footage, ping_pong_index
 
 Frame = NDArray[np.uint8]
@@ -37,7 +40,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, vae = tmp_path_factory.mktemp("models"), load_autoencoder()
     torch.manual_seed(0)
     a2lm_config = A2LMConfig("mfcc", Mfcc().settings, (4, 39), width=16, layers=1, heads=2, feedforward=16)
-    lm2face_config = Lm2FaceConfig(vae.identity(), vae.latent_channels, width=8, blocks=1, references=2)
+    lm2face_config = Lm2FaceConfig(vae.identity(), vae.latent_channels, width=8, blocks=1, references=2, bank=4)
     a2lm, lm2face = build_a2lm(a2lm_config), build_lm2face(lm2face_config, vae)
     nn.init.normal_(a2lm.decoder.outward.weight, std=0.01)
     nn.init.normal_(lm2face.spade_net.paint.outward.weight, std=0.3)
@@ -186,6 +189,80 @@ def test_contact_sheet(models: Path, portrait_png: Path, tmp_path: Path) -> None
     render(_speech(tmp_path / "a.wav", 0.4), portrait_png, tmp_path / "out.mp4", models, sheet=tmp_path / "sheet.png")
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet.shape == (8 * 256, 4 * 256, 3)  # eight moments: crop, sketch, face, full frame (square)
+
+
+# --- adaptation
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where adapted nets go in this test, and nowhere else."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "spear"
+
+
+class _Steps:
+    """Counts the steps of adaptation."""
+
+    def __init__(self, stop: bool = False) -> None:
+        self.done: list[tuple[int, int]] = []
+        self.stop = stop
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        if what == "adapting to the ref":
+            self.done.append((done, total))
+            if self.stop and done == 1:
+                signal.raise_signal(signal.SIGTERM)
+
+
+def test_stage_2_may_be_trained_on_the_ref_first_and_only_once(
+    models: Path, ref: Path, tmp_path: Path, cache: Path, written: list[Frame]
+) -> None:
+    speech, before = _speech(tmp_path / "a.wav", 0.2), files(models)
+    steps = [_Steps() for _ in range(3)]
+    made = [
+        render(speech, ref, tmp_path / f"{i}.mp4", models, adapt=adapt, progress=steps[i])
+        for i, adapt in enumerate((0, 2))
+    ]
+    kept = files(cache)
+    made.append(render(speech, ref, tmp_path / "2.mp4", models, adapt=2, progress=steps[2]))
+    assert [step.done for step in steps] == [[], [(1, 2), (2, 2)], []]
+    assert len(kept) == 1
+    assert files(cache) == kept
+    assert files(models) == before
+    plain, adapted, again = np.stack(written).reshape(3, 5, 320, 320, 3)
+    assert not np.array_equal(plain, adapted)
+    assert np.array_equal(adapted, again)
+    assert [one.notes for one in made] == [[]] * 3
+    assert made[1].seconds["adaptation"] > made[2].seconds["adaptation"]
+
+
+def test_a_ref_of_few_frames_is_not_adapted_to(models: Path, portrait_png: Path, tmp_path: Path, cache: Path) -> None:
+    speech, steps = _speech(tmp_path / "a.wav", 0.2), _Steps()
+    nine = talker(tmp_path / "nine.mp4", seed=1, seconds=0.36)
+    made = render(speech, nine, tmp_path / "out.mp4", models, adapt=100, progress=steps)
+    assert made.notes == ["the ref has only 9 frames, nothing to adapt to; rendered without --adapt"]
+    made = render(speech, portrait_png, tmp_path / "out.mp4", models, adapt=100, progress=steps)
+    assert len(made.notes) == 1
+    assert made.notes[0].startswith("the ref has only 1 frame")
+    assert steps.done == []
+    assert not cache.exists()
+
+
+def test_a_render_that_is_stopped_while_adapting_goes_on(models: Path, ref: Path, tmp_path: Path, cache: Path) -> None:
+    """An earlier result stays; the signal in the first step is obeyed after the second, the last one."""
+    speech, out, steps = _speech(tmp_path / "a.wav", 0.2), tmp_path / "out.mp4", _Steps()
+    out.write_bytes(b"an earlier video")
+    with pytest.raises(InterruptedTraining) as caught:
+        render(speech, ref, out, models, adapt=2, progress=_Steps(stop=True))
+    assert str(caught.value) == "stopped after step 2; run the same command again to go on"
+    assert out.read_bytes() == b"an earlier video"
+    assert render(speech, ref, out, models, adapt=2, progress=steps).frames == 5
+    assert steps.done == []
+    assert [path.suffix for path in (cache / "adapted").iterdir()] == [".safetensors"]
+
+
+# --- what is refused
 
 
 def _fails(text: str, *args: Any, kind: type[Exception] = SpearError, **options: Any) -> None:

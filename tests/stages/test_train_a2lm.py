@@ -56,6 +56,7 @@ def test_it_learns_and_writes_a_checkpoint_that_describes_itself(clips: Path, tm
     figures = trained.figures
     assert report.skipped == []
     assert trained.steps == 60  # three windows, one batch of them an epoch
+    assert not (models / "a2lm.samples").exists()  # it has nothing to show
     assert figures["score"] == figures["ld"] < 0.5 * figures["ld_baseline"]
     assert figures["lvd"] < figures["lvd_baseline"]
     assert figures["r"] > 0.8

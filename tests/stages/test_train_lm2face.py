@@ -76,6 +76,7 @@ def preset(request: pytest.FixtureRequest, paper: Options) -> Options:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both presets in sizes of seconds: narrow nets, two references from a bank of four, batches of two."""
     monkeypatch.setattr(Lm2FaceConfig.__init__, "__defaults__", (8, 1, 2, 4, True))  # width, blocks, references, bank
+    monkeypatch.setattr(Lm2FaceConfig, "references", 2)
     of_paper = Lm2FaceConfig.paper
     monkeypatch.setattr(stage.Lm2FaceConfig, "paper", lambda vae: replace(of_paper(vae), width=8, blocks=2))
     for name, (schedule, weights) in PRESETS.items():
