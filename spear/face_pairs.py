@@ -51,12 +51,15 @@ class ClipFaces:
         self.speaker, self.frames = clip.info.speaker, clip.info.frames
 
     def points(self) -> Array:
+        """(F, 131, 2) crop px."""
         return cached_points(self.clip)
 
     def read(self, frames: list[int]) -> NDArray[np.uint8]:
+        """The crops of these frames, (N, 256, 256, 3) RGB."""
         return read_faces(self.clip, frames)
 
     def latents(self, frames: list[int]) -> dict[str, Tensor]:
+        """Of these frames, by name; nothing unless they are kept."""
         return self.clip.latents(frames) if self.kept else {}
 
 

@@ -139,9 +139,10 @@ def landmark_flow(references: Tensor, targets: Tensor, rows: int, columns: int, 
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(1, -1, 2).expand(len(targets), -1, 2)
     rest = references - targets[:, None]
     moved = rest.new_zeros(*rest.shape[:2], 2, grid.shape[1])
-    for reach in _FLOW_REACH:
-        moved = moved + torch.einsum("bgp,brpc->brcg", _spread(grid, targets, reach), rest)
-        rest = rest - torch.einsum("bqp,brpc->brqc", _spread(targets, targets, reach), rest)
+    with torch.autocast(device.type, enabled=False):  # half precision would be off by tenths of a pixel
+        for reach in _FLOW_REACH:
+            moved = moved + torch.einsum("bgp,brpc->brcg", _spread(grid, targets, reach), rest)
+            rest = rest - torch.einsum("bqp,brpc->brqc", _spread(targets, targets, reach), rest)
     return moved.unflatten(-1, (rows, columns))
 
 

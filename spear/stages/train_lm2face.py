@@ -80,9 +80,9 @@ def train_lm2face(
         shutil.rmtree(models / "lm2face.state", ignore_errors=True)
 
     accelerator = Accelerator(step_scheduler_with_optimizer=False)
-    perceptual_loss = _perceptual(preset, perceptual).to(accelerator.device)
     torch.manual_seed(seed)
     net = _net(preset, refs, init, vae)
+    perceptual_loss = _perceptual(preset, perceptual).to(accelerator.device)
     net.saves_memory = save_memory
     net.vae.to(accelerator.device)
     if cache_latents:
