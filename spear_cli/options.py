@@ -48,7 +48,7 @@ Refs = Annotated[
         show_default="24 (small), 1 (paper)",
     ),
 ]
-Init = Annotated[Path | None, typer.Option(help="Go on from this trained lm2face.safetensors.")]
+Init = Annotated[Path | None, typer.Option(help="Go on from this trained lm2face.safetensors, with .3 of the rate.")]
 CacheLatents = Annotated[
     bool, typer.Option("--cache-latents", help="Encode every frame once, into clips/; frames are not varied then.")
 ]
