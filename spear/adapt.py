@@ -19,7 +19,7 @@ from torch import Tensor
 from spear.checkpoint import read_about
 from spear.errors import SpearError
 from spear.face_pairs import FacePairs
-from spear.files import sha256_of
+from spear.files import sha256_of, user_cache
 from spear.nets.autoencoder import load_autoencoder
 from spear.nets.lm2face import Lm2Face, image_tensor
 from spear.painter import half_precision, load_lm2face
@@ -83,7 +83,7 @@ def adapted_lm2face(
     about = {"ref": sha256_of(ref), "model": read_about(model)["sha256"], "face": face, "frames": len(points),
              "steps": steps, "spear": __version__}  # fmt: skip
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
-    kept = _cache() / f"{key}.safetensors"
+    kept = user_cache() / "adapted" / f"{key}.safetensors"
     if not kept.exists():
         _adapt(load_lm2face(model, vae).requires_grad_(True), kept, about, points, read, progress)
     return load_lm2face(kept, vae)
@@ -117,9 +117,3 @@ def _vgg19() -> PerceptualLoss:
     if not path.exists():
         raise SpearError(f"{path} is absent; put torchvision's file there, or render this model without --adapt")
     return load_perceptual(path)
-
-
-def _cache() -> Path:
-    """Where adapted nets are kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "spear" / "adapted"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,8 +16,9 @@ from scipy.ndimage import gaussian_filter1d
 
 from spear.clip import CROP
 from spear.errors import SpearError, UnusableClip
+from spear.pipeline import in_order
 from spear.points import MESH_INDICES, NOSE_TIP, UPPER, Array, face_width
-from spear.video import Footage
+from spear.video import Footage, Patch
 
 DETECTOR = "mediapipe 0.10.21 face mesh, refined, tracking"
 CROP_WIDTHS = 1.5
@@ -35,6 +37,9 @@ _COMES_BACK = 5
 """Frames after which a lost face that was alone may reappear one more face width away."""
 _MOST_MISSING = 0.5
 """With a face in fewer than this share of the frames, a clip is more guess than footage."""
+
+_NATIVE = threading.RLock()
+"""Held by the thread that is in MediaPipe: two at once, even with a mesh each, crash or get other points."""
 
 Frame = NDArray[np.uint8]
 
@@ -119,23 +124,45 @@ def _face_mesh(**options: Any) -> Iterator[Any]:
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
     """Send file descriptor 2 to nowhere for a moment: C++ libraries write there past Python's logging."""
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+    with _NATIVE:  # two threads at once would each put back what the other had set
+        saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(nowhere)
 
 
 def _faces(mesh: Any, frame: Frame) -> list[Array]:
     height, width = frame.shape[:2]
-    found = mesh.process(np.ascontiguousarray(frame)).multi_face_landmarks or []
+    with _NATIVE:
+        found = mesh.process(np.ascontiguousarray(frame)).multi_face_landmarks or []
     size = np.array([width, height], np.float32)
     return [
         np.array([(face.landmark[i].x, face.landmark[i].y) for i in MESH_INDICES], np.float32) * size for face in found
     ]
+
+
+class Found(NamedTuple):
+    """A face in the first frames of footage: its points (131, 2) in each, px, None where it is not seen; how many faces
+    there were where the tracking started."""
+
+    points: list[Array | None]
+    faces_seen: int
+
+
+def find_face(
+    footage: Footage, choice: str, stop: int | None = None, seen: Callable[[int], None] = lambda _: None
+) -> Found:
+    """Look for a face in each of the first `stop` frames. seen: told how many are done."""
+    found: list[Array | None] = []
+    with FaceTracker(choice) as tracker, in_order(tracker, footage.frames(0, stop), workers=1, ahead=4) as all_points:
+        for points in all_points:
+            found.append(points)
+            seen(len(found))
+    return Found(found, tracker.faces_seen)
 
 
 def follow_face(
@@ -150,16 +177,17 @@ def follow_face(
     on_missing: `hold` interpolates over those, anything else refuses. seen: told how many frames are done.
     Raises UnusableClip where the face is in no frame, in too few, or not in all though asked.
     """
-    found: list[Array | None] = []
-    with FaceTracker(choice) as tracker:
-        for frame in footage.frames(0, stop):
-            found.append(tracker(frame))
-            seen(len(found))
+    return steady_face(find_face(footage, choice, stop, seen), footage, choice, on_missing)
+
+
+def steady_face(face: Found, footage: Footage, choice: str, on_missing: str) -> tuple[Array, list[int]]:
+    """What `follow_face` makes of a face that was found: returns and raises the same."""
+    found = face.points
     missing = [i for i, points in enumerate(found) if points is None]
-    if len(missing) == len(found) and tracker.faces_seen:
+    if len(missing) == len(found) and face.faces_seen:
         raise UnusableClip(
-            f"{footage.path} has no face number {choice}; it shows {tracker.faces_seen}: give --face largest, "
-            f"or a number below {tracker.faces_seen}"
+            f"{footage.path} has no face number {choice}; it shows {face.faces_seen}: give --face largest, "
+            f"or a number below {face.faces_seen}"
         )
     if len(missing) == len(found):
         raise UnusableClip(
@@ -234,41 +262,55 @@ def _matrix(transform: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def warp_crop(frame: Frame, transform: NDArray[np.float64]) -> Frame:
     """Cut the face: frame (H, W, 3) uint8, transform (4,) -> (256, 256, 3) uint8; the frame's edge is repeated."""
-    scale = float(np.hypot(transform[0], transform[1]))
+    scale, matrix = float(np.hypot(transform[0], transform[1])), _matrix(transform)
     if scale < 0.6:  # a large face: smooth before sampling sparsely, or hair and teeth alias
-        frame = cv2.GaussianBlur(frame, (0, 0), 0.35 / scale)
+        sigma = 0.35 / scale
+        corners = to_crop(np.array([(x, y) for x in (0, CROP) for y in (0, CROP)], np.float32), inverse(transform))
+        rows, columns = _box(corners, round(4 * sigma) + 3, frame.shape)
+        frame = cv2.GaussianBlur(frame[rows, columns], (0, 0), sigma)
+        matrix[:, 2] += matrix[:, :2] @ [columns.start, rows.start]
     return cv2.warpAffine(
-        frame, _matrix(transform), (CROP, CROP), flags=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR,
+        frame, matrix, (CROP, CROP), flags=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
     )  # fmt: skip
 
 
+def _box(corners: Array, margin: int, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns of a frame of this shape around corners (N, 2) px, with a margin; of a box beside the frame the
+    nearest edge."""
+    size = np.array([shape[1], shape[0]])
+    left, top = np.clip(np.floor(corners.min(0)).astype(int) - margin, 0, size - 1)
+    right, bottom = np.clip(np.ceil(corners.max(0)).astype(int) + margin + 1, 1, size)
+    return slice(int(top), int(bottom)), slice(int(left), int(right))
+
+
 def paste(frame: Frame, crop: Frame, mask: Array, transform: NDArray[np.float64]) -> Frame:
     """Blend a crop (256, 256, 3) into a copy of its frame by the mask (256, 256) in 0..1; the rest is untouched."""
-    height, width = frame.shape[:2]
-    back = inverse(transform)
-    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-    result = frame.copy()
+    result, patch = frame.copy(), pasted(frame, crop, mask, transform)
+    result[patch.area] = patch.pixels
+    return result
+
+
+def pasted(frame: Frame, crop: Frame, mask: Array, transform: NDArray[np.float64]) -> Patch:
+    """What `paste` changes of a frame, as a patch: so that a large frame need not be copied."""
+    rows, columns = (np.nonzero(mask.any(axis))[0] for axis in (1, 0))
     if rows.size == 0:
-        return result
-    corners = np.array(
-        [(x, y) for x in (columns[0] - 1, columns[-1] + 1) for y in (rows[0] - 1, rows[-1] + 1)], np.float32
-    )
-    corners = to_crop(corners, back)
-    left, top = np.maximum(np.floor(corners.min(0)).astype(int) - 1, 0)
-    right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int) + 2, [width, height])
-    if left >= right or top >= bottom:
-        return result
-    matrix = _matrix(back)
-    matrix[:, 2] -= (left, top)
-    size = (int(right - left), int(bottom - top))
+        rows = columns = np.zeros(1, int)
+    back = inverse(transform)
+    corners = [(x, y) for x in (columns[0] - 1, columns[-1] + 1) for y in (rows[0] - 1, rows[-1] + 1)]
+    area = _box(to_crop(np.array(corners, np.float32), back), 1, frame.shape)
+    below = frame[area]
+    matrix, size = _matrix(back), below.shape[1::-1]
+    matrix[:, 2] -= (area[1].start, area[0].start)
     face = cv2.warpAffine(crop, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     weight = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_LINEAR)
-    result[top:bottom, left:right] = blend(result[top:bottom, left:right], face, weight)
-    return result
+    return Patch(area, blend(below, face, weight))
 
 
 def blend(below: Frame, above: Frame, mask: Array) -> Frame:
     """above * mask + below * (1 - mask): pictures (H, W, 3) uint8, mask (H, W) in 0..1."""
     base = below.astype(np.float32)
-    return np.rint(base + mask[..., None] * (above - base)).astype(np.uint8)
+    mixed = above - base
+    mixed *= cv2.merge([mask] * 3)  # numpy's broadcast over three colours takes three times as long
+    mixed += base
+    return np.rint(mixed, out=mixed).astype(np.uint8)

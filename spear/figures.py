@@ -146,6 +146,11 @@ class FigureFolder:
         """Say in the notes why a clip has no figures."""
         self._lacking.append(f"no figures of {name}: {reason}")
 
+    def take_in(self, other: FigureFolder) -> None:
+        """Count what another process drew in the same folder."""
+        self._made += other._made
+        self._lacking += other._lacking
+
     def notes(self) -> list[str]:
         """Which clips have no figures and why; how many have some, and where."""
         return [*self._lacking, f"figures of {self._made} clip{'s' if self._made != 1 else ''} in {self._folder}"]

@@ -64,6 +64,11 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
+def user_cache() -> Path:
+    """Where this user's caches are: `~/.cache/spear`, or below `$XDG_CACHE_HOME`. What lies there can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spear"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or absent."""
     with whole(path) as temporary:

@@ -51,6 +51,11 @@ class Source:
     level: int | None = None
 
 
+def find_videos(top: Path) -> list[Path]:
+    """The videos below a folder, sorted; hidden ones and other files are passed over."""
+    return list(_walk(top, Counter()))
+
+
 def find_sources(videos: list[Path], layout: str = "auto") -> tuple[list[Source], list[str]]:
     """All videos below the given files and folders, sorted by id, and notes about files that are no videos.
 

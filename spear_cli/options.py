@@ -71,3 +71,13 @@ Adapt = Annotated[
         show_default="0: not",
     ),
 ]
+Pred = Annotated[
+    str | None,
+    typer.Argument(help="A rendered video, a folder of them or a glob in quotes; without it the test split."),
+]
+Truth = Annotated[str | None, typer.Argument(help="The true video, folder or glob; names match without their suffix.")]
+PageFolder = Annotated[
+    Path | None,
+    typer.Option("--report", help="Folder for index.html, a page to look at and play, and scores.json, scores.csv."),
+]
+Against = Annotated[str | None, typer.Option(help="`paper`: its Tables 1 to 3 beside what is found here.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from spear.scores.labels import DISTANCES, OTHERS, UNITS, number
 from spear_cli.console import is_main_process
 
 if TYPE_CHECKING:
@@ -18,34 +19,6 @@ _LEAST_NAME = 12
 """Columns for the name of a clip, which folds."""
 _PIPED_WIDTH = 120
 """Columns where the output is no terminal: room for whole clip names, still readable in a log."""
-_UNITS = {"ratio": "ratio", "percent": "% of face width", "px256": "px at 256"}
-_DISTANCES = {
-    "ld": "LD",
-    "ld_baseline": "LD of the baseline",
-    "lvd": "LVD",
-    "lvd_baseline": "LVD of the baseline",
-    "lvd_squared": "LVD squared (units too)",
-}
-_OTHERS = {
-    "ld_skill": ("skill: 1 - LD / baseline", ""),
-    "lvd_over_baseline": ("LVD / baseline's", ""),
-    "lip_opening_r": ("lip opening: r", ""),
-    "lip_opening_r_mean": ("lip opening: mean r over clips", ""),
-    "lip_opening_r_min": ("lip opening: lowest r of a clip", ""),
-    "lip_opening_amplitude": ("lip opening: amplitude / true", ""),
-    "lip_opening_best_r": ("lip opening: best r over lags", ""),
-    "lip_opening_best_lag_frames": ("lip opening: lag of the best r", "frames"),
-    "swap_r_audio": ("swap: r with the audio's owner", ""),
-    "swap_r_pose": ("swap: r with the pose's owner (the old mouth)", ""),
-    "swap_r_truths": ("swap: r of the two true mouths", ""),
-    "wrong_audio_effect": ("wrong audio: skill lost", ""),
-    "psnr_full": ("PSNR, full frame", "dB"),
-    "psnr_crop": ("PSNR, face crop", "dB"),
-    "psnr_hull": ("PSNR, blended hull", "dB"),
-    "ssim_full": ("SSIM, full frame", ""),
-    "ssim_crop": ("SSIM, face crop", ""),
-    "fid": ("FID", ""),
-}
 _CLIP_COLUMNS = {
     "frames": "frames",
     "ld_percent": "LD %",
@@ -71,15 +44,15 @@ _WORST_BY = {"ld_percent": True, "psnr_hull": False, "psnr_crop": False, "ssim_c
 """What the worst clips are chosen by, the first that was measured, and whether a large value is a bad one."""
 
 
-def show_scores(scores: Scores, json_out: bool) -> None:
-    """Print scores on stdout: tables, protocol and notes, or with `json_out` the JSON alone.
+def show_scores(scores: Scores, form: str) -> None:
+    """Print scores on stdout. form: `tables`, with protocol and notes; `json`; or `csv`, a line for each clip.
 
     `-` is a value that is not defined; the notes say why. Numbers are never cut, whatever the width.
     """
     if not is_main_process():
         return
-    if json_out:
-        print(scores.to_json(), flush=True)
+    if form != "tables":
+        print(scores.to_json() if form == "json" else scores.to_csv(), end="\n" if form == "json" else "", flush=True)
         return
     from rich.console import Console
 
@@ -87,8 +60,9 @@ def show_scores(scores: Scores, json_out: bool) -> None:
     if not console.is_terminal:
         console = Console(markup=False, highlight=False, emoji=False, width=_PIPED_WIDTH)
     tables = (
-        _distances(scores.values),
-        _others(scores.values),
+        _distances(scores.values, scores.intervals),
+        _others(scores.values, scores.intervals),
+        _against(scores),
         _groups(scores, console.width),
         _clips(scores.per_clip, console.width),
     )
@@ -99,26 +73,45 @@ def show_scores(scores: Scores, json_out: bool) -> None:
     _lines(console, "notes", scores.notes)
 
 
-def _distances(values: dict[str, float | None]) -> Table | None:
-    shown = [name for name in _DISTANCES if any(f"{name}_{unit}" in values for unit in _UNITS)]
+def _distances(values: dict[str, float | None], intervals: dict[str, list[float]]) -> Table | None:
+    shown = [name for name in DISTANCES if any(f"{name}_{unit}" in values for unit in UNITS)]
     if not shown:
         return None
-    table = _table("distance", _UNITS.values())
+    sure = ["95 % interval, %"] if intervals else []
+    table = _table("distance", [*UNITS.values(), *sure])
     for name in shown:
-        table.add_row(_text(_DISTANCES[name]), *(_number(values.get(f"{name}_{unit}")) for unit in _UNITS))
+        numbers = (_number(values.get(f"{name}_{unit}")) for unit in UNITS)
+        ends = [_ends(intervals.get(f"{name}_percent"))] if intervals else []
+        table.add_row(_text(DISTANCES[name]), *numbers, *ends)
     return table
 
 
-def _others(values: dict[str, float | None]) -> Table | None:
-    distances = {f"{name}_{unit}" for name in _DISTANCES for unit in _UNITS}
-    shown = [name for name in _OTHERS if name in values]
+def _others(values: dict[str, float | None], intervals: dict[str, list[float]]) -> Table | None:
+    distances = {f"{name}_{unit}" for name in DISTANCES for unit in UNITS}
+    shown = [name for name in OTHERS if name in values]
     shown += [name for name in values if name not in distances and name not in shown]  # a new score is never hidden
     if not shown:
         return None
-    table = _table("score", ["value", "unit"])
+    table = _table("score", ["value", *(["95 % interval"] if intervals else []), "unit"])
     for name in shown:
-        label, unit = _OTHERS.get(name, (name, ""))
-        table.add_row(_text(label), _number(values[name]), unit)
+        label, unit = OTHERS.get(name, (name, ""))
+        ends = [_ends(intervals.get(name))] if intervals else []
+        table.add_row(_text(label), _number(values[name]), *ends, unit)
+    return table
+
+
+def _ends(interval: list[float] | None) -> Any:
+    """Both ends of a bootstrap interval."""
+    return _text("" if interval is None else " to ".join(number(end) for end in interval))
+
+
+def _against(scores: Scores) -> Table | None:
+    if not scores.against:
+        return None
+    columns = [name for name in ("ld", "lvd", "psnr", "ssim", "fid") if any(name in row for row in scores.against)]
+    table = _table("published by others, under their own protocol", ["table", *(name.upper() for name in columns)])
+    for row in scores.against:
+        table.add_row(_text(row["model"]), str(row["table"]), *(_number(row[n]) if n in row else "" for n in columns))
     return table
 
 
@@ -183,15 +176,7 @@ def _number(value: float | None) -> Any:
     """Four figures, for people; the JSON has them all."""
     from rich.text import Text
 
-    if value is None:
-        words = "-"
-    elif isinstance(value, int):
-        words = str(value)
-    elif value and abs(value) < 0.001:
-        words = f"{value:.2e}"
-    else:
-        words = f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
-    return Text(words, no_wrap=False, overflow="fold")  # in a column too narrow it goes on below, never cut
+    return Text(number(value), no_wrap=False, overflow="fold")  # in a column too narrow it goes on below, never cut
 
 
 def _words(value: Any) -> str:

@@ -238,15 +238,3 @@ def test_a_net_of_the_paper_preset_without_vgg19(
     assert str(caught.value).startswith(f"{tmp_path / 'checkpoints' / VGG19_FILE} is absent; ")
     assert "--perceptual" not in str(caught.value)
     assert not cache.exists()
-
-
-def test_without_a_cache_folder_of_its_own_it_is_that_of_the_home(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for value in (None, ""):
-        if value is None:
-            monkeypatch.delenv("XDG_CACHE_HOME")
-        else:
-            monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert adapt._cache() == tmp_path / "home" / ".cache" / "spear" / "adapted"

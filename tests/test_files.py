@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spear.errors import SpearError
-from spear.files import read_json, sha256_of, whole, write_json, write_text
+from spear.files import read_json, sha256_of, user_cache, whole, write_json, write_text
 
 
 def test_a_file_appears_whole_with_its_suffix_kept_meanwhile(tmp_path: Path) -> None:
@@ -83,3 +83,15 @@ def test_damaged_json_gets_one_line(tmp_path: Path) -> None:
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_without_a_cache_folder_of_its_own_it_is_that_of_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for value in (None, ""):
+        if value is None:
+            monkeypatch.delenv("XDG_CACHE_HOME")
+        else:
+            monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert user_cache() == tmp_path / "home" / ".cache" / "spear"

@@ -36,7 +36,7 @@ def scores(clips: int, **changes: Any) -> Scores:
 
 
 def shown(capsys: pytest.CaptureFixture[str], found: Scores) -> str:
-    show_scores(found, json_out=False)
+    show_scores(found, "tables")
     output = capsys.readouterr()
     assert output.err == ""
     return output.out
@@ -136,7 +136,7 @@ def test_narrow_terminals_cut_no_number(
 
 def test_json_alone(capsys: pytest.CaptureFixture[str]) -> None:
     found = scores(3)
-    show_scores(found, json_out=True)
+    show_scores(found, "json")
     output = json.loads(capsys.readouterr().out)
     assert output["values"] == VALUES
     assert len(output["per_clip"]) == 3

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,8 +15,8 @@ from numpy.typing import NDArray
 
 from spear.clip import CROP
 from spear.face import CROP_WIDTHS
-from spear.points import LOWER, UPPER, Array, face_width, lip_opening
-from spear.scores.frechet import FeatureStatistics, frechet_distance
+from spear.points import JAW, LOWER, N_LOWER, UPPER, Array, face_width, lip_opening
+from spear.scores.frechet import FrechetScore
 from spear.scores.image import Picture, psnr, ssim
 from spear.scores.landmark import (
     best_lag,
@@ -24,15 +26,19 @@ from spear.scores.landmark import (
     opening_correlation,
 )
 
-METRICS = ("ld", "lvd", "psnr", "ssim", "fid")
+METRICS = ("ld", "lvd", "psnr", "ssim", "fid", "lpips", "lmd", "csim", "sync")
+LANDMARK_SCORES = frozenset({"ld", "lvd", "lmd", "sync"})
+"""Any of them brings LD, LVD and the lips: none of them says enough alone."""
+DISTANCES = ("ld", "ld_lips", "lvd", "lvd_lips", "lvd_squared")
+"""Series in face widths, whose values are given in each of UNITS."""
 UNITS = {"ratio": 1.0, "percent": 100.0, "px256": CROP / CROP_WIDTHS}
 """What a distance in face widths is multiplied by; the crop of 256 px is 1.5 face widths wide."""
-FEW_PICTURES = 2048
-"""Below as many pictures as features the covariance is singular and FID is biased upwards."""
 _FAR = 0.5
+_LIPS = slice(len(JAW), None)
+"""Outer and inner lips among the lower 57 points."""
+_NO_POINTS: Array = np.full((N_LOWER, 2), np.nan, np.float32)
+_NO_WINDOW = np.full(4, np.nan)
 
-Embed = Callable[[NDArray[np.uint8]], NDArray[np.floating[Any]]]
-"""Pictures (N, H, W, 3) uint8 -> features (N, D)."""
 Seen = tuple[Array, Array, float]
 """One frame: predicted and true points (P, 2) in the same px, and the true face width in those px."""
 
@@ -55,6 +61,18 @@ class ClipScores:
         self.pred_missing = 0
         self.truth_missing = 0
         self.series: dict[str, list[float]] = {}
+        self.pred_points: list[Array] = []
+        """The lower 57 points of every frame, px as they came, (57, 2) each, NaN without a face."""
+        self.truth_points: list[Array] = []
+        self.windows: list[NDArray[np.float64]] = []
+        """The face crop's transform (4,) of every frame that was looked at for one, NaN without a face."""
+        self.whole: dict[str, float | None] = {}
+        """Scores of the clip as a whole, that are no mean over its frames."""
+        self.counts: dict[str, Any] = {}
+        """What else stands in the clip's row."""
+        self.remarks: list[str] = []
+        """Sentences about what was done with this clip."""
+        self.frechet: FrechetScore | None = None
         self._before: Seen | None = None
 
     def add_landmarks(self, pred: Array | None, truth: Array | None) -> None:
@@ -65,28 +83,42 @@ class ClipScores:
         """
         self.pred_missing += pred is None
         self.truth_missing += truth is None
-        if pred is None or truth is None:
+        lower = None if pred is None else pred[-N_LOWER:]
+        self.pred_points.append(_NO_POINTS if lower is None else lower)
+        self.truth_points.append(_NO_POINTS if truth is None else truth[LOWER])
+        if lower is None or truth is None:
             self._before = None
-            for name in ("ld", "lvd", "lvd_squared", "opening_pred", "opening_truth"):
-                self._append(name, math.nan)
+            self.add({name: math.nan for name in (*DISTANCES, "opening_pred", "opening_truth")})
             return
-        lower = pred[LOWER] if len(pred) == len(truth) else pred
         now = (lower, truth[LOWER], float(face_width(truth)))
-        self._append("ld", landmark_distance(now[0][None], now[1][None], now[2]))
-        self._append("lvd", step_distance(self._before, now, squared=False))
-        self._append("lvd_squared", step_distance(self._before, now, squared=True))
-        self._append("opening_pred", float(lip_opening(np.concatenate([truth[UPPER], lower]))))
-        self._append("opening_truth", float(lip_opening(truth)))
+        lips = (now[0][_LIPS], now[1][_LIPS], now[2])
+        before = self._before
+        of_lips = None if before is None else (before[0][_LIPS], before[1][_LIPS], before[2])
+        self.add({
+            "ld": landmark_distance(now[0][None], now[1][None], now[2]),
+            "ld_lips": landmark_distance(lips[0][None], lips[1][None], lips[2]),
+            "lvd": step_distance(before, now, squared=False),
+            "lvd_lips": step_distance(of_lips, lips, squared=False),
+            "lvd_squared": step_distance(before, now, squared=True),
+            "opening_pred": float(lip_opening(np.concatenate([truth[UPPER], lower]))),
+            "opening_truth": float(lip_opening(truth)),
+        })  # fmt: skip
         self._before = now
+
+    def add(self, values: dict[str, float]) -> None:
+        """Add one frame's values to their series."""
+        for name, value in values.items():
+            self.series.setdefault(name, []).append(value)
 
     def add_pictures(self, where: str, which: frozenset[str], pred: Picture | None, truth: Picture | None) -> None:
         """Add one frame's psnr and ssim, those in `which`; where: `full` or `crop`; None where there is no crop."""
-        for name, score in (("psnr", psnr), ("ssim", ssim)):
-            if name in which:
-                self._append(f"{name}_{where}", math.nan if pred is None or truth is None else score(pred, truth))
+        self.add(picture_values(where, which, pred, truth))
 
-    def _append(self, name: str, value: float) -> None:
-        self.series.setdefault(name, []).append(value)
+    def part(self, frames: slice) -> ClipScores:
+        """The series of some of the frames."""
+        part = ClipScores(self.clip)
+        part.series = {name: values[frames] for name, values in self.series.items()}
+        return part
 
     def _known(self, name: str) -> NDArray[np.float64]:
         values = np.array(self.series.get(name, []), np.float64)
@@ -95,7 +127,7 @@ class ClipScores:
     def values(self) -> dict[str, float | None]:
         """Name -> score; None where it is not defined (no face, a still mouth's amplitude); `notes` says why."""
         values: dict[str, float | None] = {}
-        for name in ("ld", "lvd", "lvd_squared"):
+        for name in DISTANCES:
             mean = _mean(self._known(name))
             for unit, scale in UNITS.items() if name in self.series else ():
                 factor = scale**2 if name == "lvd_squared" else scale
@@ -103,9 +135,9 @@ class ClipScores:
         if "ld" in self.series:
             values |= self._lips()
         for name in self.series:
-            if name.startswith(("psnr", "ssim")):
+            if name not in DISTANCES and not name.startswith("opening_") and "_baseline" not in name:
                 values[name] = _mean(self._known(name))
-        return values
+        return values | self.whole
 
     def _lips(self) -> dict[str, float | None]:
         names = ("lip_opening_r", "lip_opening_amplitude", "lip_opening_best_r", "lip_opening_best_lag_frames")
@@ -120,6 +152,8 @@ class ClipScores:
 
     def weight(self, name: str) -> int:
         """How many frames (LVD: steps) stand behind one of `values`."""
+        if name in self.whole:
+            return self.frames
         series = "ld" if name.startswith("lip_") else name
         for unit in UNITS:
             series = series.removesuffix(f"_{unit}")
@@ -132,11 +166,11 @@ class ClipScores:
             counts["frames_both_faces"] = len(self._known("ld"))
             counts["frames_without_face_pred"] = self.pred_missing
             counts["frames_without_face_truth"] = self.truth_missing
-        return counts | self.values()
+        return counts | self.counts | self.values()
 
     def notes(self) -> list[str]:
         """Sentences on what was left out of this clip's scores, and why."""
-        notes = []
+        notes = [f"{self.clip}: {remark}" for remark in self.remarks]
         for side, missing in (("prediction", self.pred_missing), ("truth", self.truth_missing)):
             if missing:
                 notes.append(
@@ -169,42 +203,13 @@ def total(clips: Sequence[ClipScores]) -> dict[str, float | None]:
     return result
 
 
-class FrechetScore:
-    """FID over any number of clips: pictures in, one distance out; the network is passed in."""
-
-    def __init__(self, embed: Embed, width: int = 2048, batch: int = 16) -> None:
-        self.pred, self.truth = FeatureStatistics(width), FeatureStatistics(width)
-        self._embed, self._batch = embed, batch
-        self._waiting: list[tuple[Picture, Picture]] = []
-
-    def add(self, pred: Picture, truth: Picture) -> None:
-        """Add one picture of each side, (H, W, 3) uint8, all of one size."""
-        self._waiting.append((pred, truth))
-        if len(self._waiting) >= self._batch:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            preds, truths = zip(*self._waiting, strict=True)
-            self.pred.add(self._embed(np.stack(preds)))
-            self.truth.add(self._embed(np.stack(truths)))
-            self._waiting = []
-
-    def value(self) -> float | None:
-        """The distance so far; None below two pictures."""
-        self._flush()
-        return frechet_distance(self.pred, self.truth) if self.pred.count >= 2 else None
-
-    def notes(self) -> list[str]:
-        """A warning where the number of pictures is too small for a number that can be compared."""
-        self._flush()
-        if self.pred.count < 2:
-            return [f"fid is not defined: {self.pred.count} face crops, two are needed"]
-        if self.pred.count >= FEW_PICTURES:
-            return []
-        return [
-            f"fid from {self.pred.count} pictures is biased upwards: compare it only at equal counts, best above 2048"
-        ]
+def picture_values(where: str, which: frozenset[str], pred: Picture | None, truth: Picture | None) -> dict[str, float]:
+    """One frame's psnr and ssim, those in `which`, named psnr_<where>, ssim_<where>; NaN where a picture is None."""
+    values = {}
+    for name, score in (("psnr", psnr), ("ssim", ssim)):
+        if name in which:
+            values[f"{name}_{where}"] = math.nan if pred is None or truth is None else score(pred, truth)
+    return values
 
 
 @dataclass
@@ -215,10 +220,23 @@ class Scores:
     values: dict[str, float | None]
     per_clip: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    """Name of a value -> lower and upper end of its 95 % bootstrap interval."""
     groups: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """The totals of each group of clips, with `clips` and `frames`; empty where none were asked for."""
     pairs: list[dict[str, Any]] = field(default_factory=list)
     """A row for each pair of clips of the controls."""
+    against: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of published tables beside what was measured here."""
+
+    def to_csv(self) -> str:
+        """A line for each clip, every column that any of them has; empty where a value is not defined."""
+        columns = list(dict.fromkeys(name for row in self.per_clip for name in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(_finite(self.per_clip))
+        return text.getvalue()
 
     def to_json(self) -> str:
         """Sorted JSON; None where a number is not finite."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spear.points import LOWER, Array, face_width
 from spear.scores.compare import UNITS, ClipScores, Seen, step_distance, total
@@ -26,13 +27,12 @@ class SplitClipScores(ClipScores):
         """Add one frame: baseline (57, 2), truth (131, 2), same px; None where no face was found."""
         now = None if truth is None else (baseline, truth[LOWER], float(face_width(truth)))
         ld = math.nan if now is None else landmark_distance(now[0][None], now[1][None], now[2])
-        self._append("ld_baseline", ld)
-        self._append("lvd_baseline", step_distance(self._baseline_before, now, squared=False))
+        self.add({"ld_baseline": ld, "lvd_baseline": step_distance(self._baseline_before, now, squared=False)})
         self._baseline_before = now
 
     def add_hull(self, pred: Picture, truth: Picture | None, mask: Array) -> None:
         """Add one frame's PSNR where mask (256, 256) is not 0; None where no face was found."""
-        self._append("psnr_hull", math.nan if truth is None else hull_psnr(pred, truth, mask))
+        self.add({"psnr_hull": math.nan if truth is None else hull_psnr(pred, truth, mask)})
 
     def values(self) -> dict[str, float | None]:
         """As for a pair of videos, and ld_baseline_*, lvd_baseline_*, ld_skill, lvd_over_baseline."""
@@ -71,6 +71,17 @@ def split_total(clips: list[SplitClipScores]) -> dict[str, float | None]:
         "lip_opening_r_min": min(each, default=None),
     }
     return values | against_baseline(values) | over_clips
+
+
+def resampled_against_baseline(means: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """`resampled_means` with what is measured against the baseline made anew from the means of each round."""
+    ratios = {}
+    for result, name in (("ld_skill", "ld"), ("lvd_over_baseline", "lvd")):
+        if f"{name}_baseline_percent" in means:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                ratio = means[f"{name}_percent"] / means[f"{name}_baseline_percent"]
+            ratios[result] = 1 - ratio if name == "ld" else ratio
+    return {name: value for name, value in means.items() if name not in ("ld_skill", "lvd_over_baseline")} | ratios
 
 
 def hull_psnr(pred: Picture, truth: Picture, mask: Array) -> float:

@@ -1,37 +1,41 @@
-"""`spear metrics`: a split of clips/ through the trained models, and what it shares with the scores of two videos.
-
-The protocol is stated beside the numbers.
-"""
+"""`spear metrics` without paths: a split of clips/ through the trained models."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
-from spear.clip import CROP, FPS, Clip
+import numpy as np
+
+from spear.clip import Clip
 from spear.controls import Controls, controls
 from spear.errors import SpearError
-from spear.face import CROP_WIDTHS, DETECTOR
 from spear.figures import FigureFolder
-from spear.files import sha256_of
-from spear.pretrained.inception import WEIGHTS_SHA256_PREFIX, find_inception_weights, load_inception
+from spear.jobs import run_each
+from spear.judges import Available, WeightFiles, check_weights, load_judges
+from spear.metrics_common import checked_metrics, scores_of, shown_of
 from spear.progress import Progress, Report, no_progress
-from spear.scores.compare import METRICS, FrechetScore, Scores
-from spear.scores.image import PSNR_CAP
-from spear.scores.landmark import REACH
-from spear.scores.split import split_total
+from spear.published import PAPER, beside, check_source
+from spear.report.page import Shown, check_report, write_report
+from spear.score_cache import load_scores, save_scores
+from spear.scores.bootstrap import intervals, resampled_means
+from spear.scores.compare import LANDMARK_SCORES, Scores
+from spear.scores.protocol import protocol_of
+from spear.scores.split import SplitClipScores, resampled_against_baseline, split_total
 from spear.stages.metrics_split import (
     ALL_SPLITS,
     GROUPS,
-    LANDMARK_SCORES,
     Nets,
     Scored,
+    clip_digest,
     clips_to_score,
     draw_clip,
     group_totals,
     load_nets,
     score_clip,
+    shown_frames,
     split_protocol,
 )
 
@@ -46,67 +50,159 @@ def metrics(
     vae: str | None = None,
     figures: Path | None = None,
     progress: Progress = no_progress,
+    *,
+    report: Path | None = None,
+    against: str | None = None,
+    jobs: int = 1,
 ) -> Scores:
     """Score the trained models on a split of clips/: stage 1 against the detected points, stage 2 against the frames.
 
-    which, inception_weights, figures: as in `compare_videos`, but figures of every scored clip, named by its id; vae:
-    as in `render`; by: also the totals of each emotion or speaker. Every clip speaks its own audio; beside LD stand
-    that of a face that does not speak and the controls. Clips that cannot be used are in the notes. Raises SpearError
-    for an unknown score, split or group, where models, clips, landmarks or features are absent, where no clip could be
-    scored, or figures cannot be written.
+    which, inception_weights, figures, report, jobs: as in `compare_videos`, but figures of every scored clip, named by
+    its id; vae: as in `render`; by: also the totals of each emotion or speaker. Every clip speaks its own audio; beside
+    LD stand that of a face that does not speak and the controls. Clips that cannot be used are in the notes. Raises
+    SpearError for an unknown score, split or group, where models, clips, landmarks or features are absent, where no
+    clip could be scored, or files cannot be written.
     """
     which = checked_metrics(which, figures)
     if by is not None and by not in GROUPS:
         raise SpearError(f"--by {by} is not one of {', '.join(GROUPS)}")
-    frechet, weights = frechet_score(inception_weights) if "fid" in which else (None, None)
-    nets, report = load_nets(models, which, vae), Report()
-    chosen = clips_to_score(clips, split, nets.a2lm, report)
+    files = WeightFiles(inception=inception_weights)
+    available = check_weights(which, files, videos=False)
+    which = available.which
+    nets, told = load_nets(models, which, vae), Report()
+    chosen = clips_to_score(clips, split, nets.a2lm, told)
     folder = None if figures is None else FigureFolder(figures)
-    scored = _score(chosen, nets, which, frechet, folder, report, progress)
+    if report is not None:
+        check_report(report)
+    if against is not None:
+        check_source(against)
+    work = _Work(available, files, models, vae, tuple(nets.sha256), figures)
+    scored = _score(work, chosen, nets, folder, jobs, told, progress)
     used, of_clips = [clip for clip, _ in scored], [scores for _, scores in scored]
     found = controls(nets.a2lm, used) if which & LANDMARK_SCORES else Controls()
-    values = split_total(of_clips) | found.values
-    notes = [f"left out: {name}: {reason}" for name, reason in report.skipped]
+    notes = [*available.absent, *(f"left out: {name}: {reason}" for name, reason in told.skipped)]
     notes += [*(note for scores in of_clips for note in scores.notes()), *found.notes, *_split_notes(split, used)]
-    if frechet is not None:
-        values["fid"] = frechet.value()
-        notes += [*frechet.notes(), *weights_notes(weights)]
-    if folder is not None:
-        notes += folder.notes()
     of_split = split_protocol(nets, which, split, scored, len(found.pairs), by)
     # twice: for its place in front, and because its sentences stand over those for two videos
-    protocol = of_split | pair_protocol(which, weights, "the true crop and the blended one") | of_split
-    rows = [scores.row() | {name: getattr(clip.info, name) for name in GROUPS} for clip, scores in scored]
-    return Scores(protocol, values, rows, notes, group_totals(scored, by) if by else {}, found.pairs)
+    protocol = of_split | protocol_of(which, available.sha256, "the true crop and the blended one") | of_split
+    scores = scores_of(of_clips, protocol, {**split_total(of_clips), **found.values}, notes, available)
+    scores.intervals = intervals(resampled_against_baseline(resampled_means(of_clips)))
+    for row, clip in zip(scores.per_clip, used, strict=True):
+        row |= {name: getattr(clip.info, name) for name in GROUPS}
+    scores.groups, scores.pairs = group_totals(scored, by) if by else {}, found.pairs
+    if folder is not None:
+        scores.notes += folder.notes()
+    if against is not None:
+        scores.against = beside(against, scores.values)
+        scores.protocol["against"] = PAPER
+    if report is not None:
+        write_report(report, scores, [_shown(clip, of_clip, nets) for clip, of_clip in scored], progress)
+    return scores
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a worker process needs to know beside the clip."""
+
+    available: Available
+    files: WeightFiles
+    models: Path
+    vae: str | None
+    nets: tuple[str, ...]
+    """Hashes of the models: a worker keeps its nets as long as these are equal."""
+    figures: Path | None
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    scores: SplitClipScores
+    figures: FigureFolder | None = None
+    unwritable: str | None = None
+    """Why its figures could not be written, which is no fault of the clip: the command ends."""
 
 
 def _score(
-    clips: list[Clip], nets: Nets, which: frozenset[str], frechet: FrechetScore | None, figures: FigureFolder | None,
-    report: Report, progress: Progress,
+    work: _Work, clips: list[Clip], nets: Nets, folder: FigureFolder | None, jobs: int, report: Report,
+    progress: Progress,
 ) -> Scored:  # fmt: skip
     """The clips that could be scored; why others could not stands in the report. Raises SpearError where none could,
-    and where figures cannot be written: that is no fault of a clip."""
-    scored, before = [], 0
-    passes = 1 if figures is None else 2
-    total = passes * sum(clip.info.frames for clip in clips)
-    for clip in clips:
-        frames = clip.info.frames
-        try:
-            scores, pred = score_clip(clip, nets, which, frechet, partial(_tick, progress, before, total, clip.id))
-        except SpearError as error:
-            report.skipped.append((clip.id, str(error)))
-        else:
-            scored.append((clip, scores))
-            if figures is not None:
-                draw_clip(clip, pred, figures, partial(_tick, progress, before + frames, total, f"{clip.id}, figures"))
-        before += passes * frames
+    and where figures cannot be written."""
+    scored: dict[str, tuple[Clip, SplitClipScores]] = {}
+    apart = jobs > 1 and len(clips) > 1
+    for clip, outcome in _at_once(work, clips, jobs, progress) if apart else _in_turn(work, clips, nets, progress):
+        if isinstance(outcome, Exception):
+            report.skipped.append((clip.id, str(outcome) or type(outcome).__name__))
+            continue
+        if outcome.unwritable is not None:
+            raise SpearError(outcome.unwritable)
+        scored[clip.id] = (clip, outcome.scores)
+        if folder is not None and outcome.figures is not None:
+            folder.take_in(outcome.figures)
     if not scored:
         raise SpearError(report.skipped[-1][1])
-    return scored
+    return [scored[clip.id] for clip in clips if clip.id in scored]
 
 
-def _tick(progress: Progress, before: int, frames: int, clip: str, done: int) -> None:
-    progress(before + done, frames, clip)
+def _in_turn(
+    work: _Work, clips: list[Clip], nets: Nets, progress: Progress
+) -> Iterator[tuple[Clip, _Outcome | SpearError]]:
+    before, passes = 0, 1 if work.figures is None else 2
+    total = passes * sum(clip.info.frames for clip in clips)
+    for clip in clips:
+        try:
+            yield clip, _score_clip(work, nets, partial(_tick, progress, before, total), clip)
+        except SpearError as error:
+            if hasattr(error, "code"):  # not the clip's: a signal that ends the command
+                raise
+            yield clip, error
+        before += passes * clip.info.frames
+
+
+def _at_once(
+    work: _Work, clips: list[Clip], jobs: int, progress: Progress
+) -> Iterator[tuple[Clip, _Outcome | Exception]]:
+    for done, (clip, outcome) in enumerate(run_each(partial(_score_apart, work), clips, jobs), start=1):
+        progress(done, len(clips), clip.id)
+        yield clip, outcome
+
+
+def _score_apart(work: _Work, clip: Clip) -> _Outcome:
+    """In a worker process, which loads the nets once."""
+    nets = _nets_of(work.models, work.available.which, work.vae, work.nets)
+    return _score_clip(work, nets, lambda what, done: None, clip)
+
+
+@lru_cache(maxsize=1)
+def _nets_of(models: Path, which: frozenset[str], vae: str | None, hashes: tuple[str, ...]) -> Nets:
+    return load_nets(models, which, vae)
+
+
+def _score_clip(work: _Work, nets: Nets, tick: Callable[[str, int], None], clip: Clip) -> _Outcome:
+    """Scores of one clip, from the cache where they are there, and its figures. Raises SpearError where it is damaged.
+
+    tick: told what is done, and how many frames of it: of the scores, then of the figures.
+    """
+    which, frames = work.available.which, clip.info.frames
+    about = {"clip": clip_digest(clip, nets, which), "nets": list(work.nets), "which": sorted(which),
+             "weights": work.available.sha256}  # fmt: skip
+    if work.figures is None and (kept := load_scores(SplitClipScores, clip.id, about)) is not None:
+        tick(clip.id, frames)
+        return _Outcome(kept)
+    judges = load_judges(work.available.parts, work.files)
+    scores, pred = score_clip(clip, nets, which, judges, lambda done: tick(clip.id, done))
+    save_scores(scores, about)
+    if work.figures is None:
+        return _Outcome(scores)
+    drawn = FigureFolder(work.figures)
+    try:
+        draw_clip(clip, pred, drawn, lambda done: tick(f"{clip.id}, figures", frames + done))
+    except SpearError as error:
+        return _Outcome(scores, None, str(error))
+    return _Outcome(scores, drawn)
+
+
+def _tick(progress: Progress, before: int, total: int, what: str, done: int) -> None:
+    progress(before + done, total, what)
 
 
 def _split_notes(split: str, clips: list[Clip]) -> list[str]:
@@ -120,53 +216,7 @@ def _split_notes(split: str, clips: list[Clip]) -> list[str]:
     return [f"all splits together{among}; only clips that the training did not see tell how the models do on new clips"]
 
 
-def checked_metrics(which: frozenset[str], figures: Path | None) -> frozenset[str]:
-    """The scores to compute: figures bring those of landmarks. Raises SpearError for no score or an unknown one."""
-    if figures is not None and not which & LANDMARK_SCORES:
-        which |= {"ld"}
-    unknown = sorted(which - set(METRICS))
-    if unknown or not which:
-        problem = f"unknown score {', '.join(unknown)}" if unknown else "no score was chosen"
-        raise SpearError(f"{problem}; give some of {', '.join('--' + name for name in METRICS)}")
-    return which
-
-
-def frechet_score(path: Path | None) -> tuple[FrechetScore, str]:
-    """An empty FID over face crops, and the SHA-256 of its weights. Raises SpearError where they are absent."""
-    net = load_inception(path)
-    return FrechetScore(net.embed), sha256_of(find_inception_weights(path))
-
-
-def weights_notes(sha256: str | None) -> list[str]:
-    """A warning where the Inception weights are not the file that everybody's FID is computed with."""
-    if sha256 is None or sha256.startswith(WEIGHTS_SHA256_PREFIX):
-        return []
-    return [f"fid is not comparable: the Inception weights have SHA-256 {sha256[:8]}, not {WEIGHTS_SHA256_PREFIX}"]
-
-
-def pair_protocol(which: frozenset[str], weights: str | None, crop: str) -> dict[str, Any]:
-    """How the numbers were measured, in words that stand in every output; crop: what the face crops are."""
-    protocol: dict[str, Any] = {
-        "scores": sorted(which),
-        "fps": FPS,
-        "detector": DETECTOR,
-        "mean": "over frames; over several clips weighted by frames",
-    }
-    if which & LANDMARK_SCORES:
-        protocol |= {
-            "ld": "eq. 9, lower 57 points, full-frame px of each video over the truth's face width of that frame; "
-            "no alignment; frames where both faces were found",
-            "lvd": "eq. 6 (lvd_squared) and without the square (lvd), as ld; steps between neighbouring such frames",
-            "units": f"ratio of the face width, percent of it, px256 = ratio * {CROP} / {CROP_WIDTHS}; "
-            "each factor squared for lvd_squared",
-            "lips": "distance of the inner lips' middles over the truth's face width: Pearson r (0 for a still mouth), "
-            f"standard deviation over the truth's, best r within {REACH} frames (lag above 0: the prediction is late)",
-        }
-    if which & {"psnr", "ssim"}:
-        protocol["pictures"] = f"RGB, full frame and {crop}; mean of the frames' scores"
-        protocol["psnr"] = f"dB, at most {PSNR_CAP:g}, which identical frames get"
-        protocol["ssim"] = "Gaussian window, sigma 1.5, population covariance, mean of three channels"
-    if "fid" in which:
-        protocol["fid"] = f"pytorch-fid's InceptionV3, 2048 features, bilinear to 299x299; {crop}"
-        protocol["inception_sha256"] = weights
-    return protocol
+def _shown(clip: Clip, scores: SplitClipScores, nets: Nets) -> Shown:
+    sound = clip.audio_path if clip.info.has_audio else None
+    window = np.tile(np.array([1.0, 0.0, 0.0, 0.0]), (scores.frames, 1))  # its frames are face crops already
+    return shown_of(scores, window, partial(shown_frames, clip, nets), sound, sound)

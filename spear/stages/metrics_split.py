@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,17 +22,21 @@ from spear.errors import SpearError, UnusableClip
 from spear.face import blend
 from spear.figures import FigureFolder
 from spear.files import sha256_of
+from spear.judges import Judges
 from spear.nets.a2lm import A2LM
 from spear.nets.lm2face import Lm2Face
 from spear.painter import BATCH, Painter, load_lm2face, with_lower_face
+from spear.pair_scores import crop_values, lmd_values, sync_values
 from spear.points import Array
+from spear.pretrained.identity import similarity
 from spear.progress import Report
-from spear.scores.compare import FrechetScore
+from spear.scores.compare import LANDMARK_SCORES
+from spear.scores.frechet import FrechetScore
 from spear.scores.split import SplitClipScores, split_total
 from spear.talker import load_a2lm, predict_clip
 from spear.video import Footage, Frame
 
-LANDMARK_SCORES, PICTURE_SCORES = frozenset({"ld", "lvd"}), frozenset({"psnr", "ssim", "fid"})
+PICTURE_SCORES = frozenset({"psnr", "ssim", "fid", "lpips", "csim"})
 ALL_SPLITS = "all"
 GROUPS = ("emotion", "speaker")
 """What the totals may be split by."""
@@ -52,6 +57,7 @@ class Nets:
     lm2face: Lm2Face | None
     """None where no score of pictures is asked for."""
     files: dict[str, str]
+    sha256: tuple[str, ...] = ()
 
 
 def load_nets(models: Path, which: frozenset[str], vae: str | None = None) -> Nets:
@@ -65,9 +71,9 @@ def load_nets(models: Path, which: frozenset[str], vae: str | None = None) -> Ne
     paths = {name: models / f"{name}.safetensors" for name in names}
     a2lm = load_a2lm(paths["a2lm"]).to(PartialState().device)
     lm2face = load_lm2face(paths["lm2face"], vae) if "lm2face" in paths else None
-    return Nets(
-        a2lm, lm2face, {name: f"{path} sha256 {sha256_of(path)[:_SHOWN_DIGITS]}" for name, path in paths.items()}
-    )
+    hashes = {name: sha256_of(path) for name, path in paths.items()}
+    words = {name: f"{path} sha256 {hashes[name][:_SHOWN_DIGITS]}" for name, path in paths.items()}
+    return Nets(a2lm, lm2face, words, tuple(hashes.values()))
 
 
 def clips_to_score(clips: Path, split: str, net: A2LM, report: Report) -> list[Clip]:
@@ -92,6 +98,19 @@ def clips_to_score(clips: Path, split: str, net: A2LM, report: Report) -> list[C
     return chosen
 
 
+def clip_digest(clip: Clip, nets: Nets, which: frozenset[str]) -> list[str]:
+    """Hashes of the clip's files that these scores depend on. Raises SpearError where one is absent."""
+    paths = [clip.info_path, clip.landmarks_path, clip.features_path(nets.a2lm.config.encoder)]
+    paths += [clip.face_path] if nets.lm2face is not None else []
+    paths += [clip.audio_path] if "sync" in which and clip.info.has_audio else []
+    try:
+        return [sha256_of(path) for path in paths]
+    except OSError as error:
+        raise SpearError(
+            f"cannot read {error.filename}: {error.strerror}; run the stage that makes it again"
+        ) from error
+
+
 def group_totals(scored: Scored, by: str) -> dict[str, dict[str, float | None]]:
     """For each emotion or speaker (by) `split_total` of its clips, and how many clips and frames; in order of names."""
     groups: dict[str, list[SplitClipScores]] = {}
@@ -104,7 +123,7 @@ def group_totals(scored: Scored, by: str) -> dict[str, dict[str, float | None]]:
 
 
 def score_clip(
-    clip: Clip, nets: Nets, which: frozenset[str], frechet: FrechetScore | None, tick: Tick
+    clip: Clip, nets: Nets, which: frozenset[str], judges: Judges, tick: Tick
 ) -> tuple[SplitClipScores, Array]:
     """Predict and paint one clip and compare it with its truth; pictures stream, so that memory is flat with length.
 
@@ -113,41 +132,82 @@ def score_clip(
     """
     scores = SplitClipScores(clip.id)
     points, confidence = clip.landmarks()
-    found = confidence > 0
     pred, baseline = (value.cpu().numpy() for value in predict_clip(nets.a2lm, clip))
+    driven, found = with_lower_face(points, pred), confidence > 0
     if which & LANDMARK_SCORES:
-        for frame, known in enumerate(found):
-            truth = points[frame] if known else None
-            scores.add_landmarks(pred[frame], truth)
-            scores.add_baseline(baseline[frame], truth)
+        _add_points(scores, which, driven, baseline, points, found)
+    if "sync" in which:
+        sound = clip.audio_path if clip.info.has_audio else None
+        for side in ("pred", "truth"):
+            name = "sync" if side == "pred" else "sync_truth"
+            scores.whole |= sync_values(name, sound, np.array(scores.series[f"opening_{side}"]))
     if nets.lm2face is not None:
-        _add_pictures(scores, clip, nets.lm2face, which, frechet, points, with_lower_face(points, pred), found, tick)
+        scores.frechet = None if judges.embed is None else FrechetScore(judges.embed)
+        for number, (blended, truth, mask) in enumerate(painted_crops(clip, nets.lm2face, points, driven, tick)):
+            known = bool(found[place := len(points) // 2 + number])
+            _add_picture(scores, which, judges, blended, truth, mask, known)
+            if judges.identity is not None:
+                embed = judges.identity.embed
+                near = known and similarity(embed(blended, driven[place]), embed(truth, points[place]))
+                scores.add({"csim": near if known else math.nan})
+    if scores.frechet is not None:
+        scores.frechet.closed()
     scores.frames = len(points)
     tick(scores.frames)
     return scores, pred
 
 
-def _add_pictures(
-    scores: SplitClipScores, clip: Clip, net: Lm2Face, which: frozenset[str], frechet: FrechetScore | None,
-    points: Array, driven: Array, found: NDArray[np.bool_], tick: Tick,
+def _add_points(
+    scores: SplitClipScores, which: frozenset[str], driven: Array, baseline: Array, points: Array,
+    found: NDArray[np.bool_],
 ) -> None:  # fmt: skip
-    """Paint the clip's second half with its truth's upper points and the predicted lower ones: driven (F, 131, 2)."""
+    for frame, known in enumerate(found):
+        truth = points[frame] if known else None
+        scores.add_landmarks(driven[frame], truth)
+        scores.add_baseline(baseline[frame], truth)
+        if "lmd" in which:
+            scores.add(lmd_values(driven[frame], truth))
+
+
+def _add_picture(
+    scores: SplitClipScores, which: frozenset[str], judges: Judges, pred: Frame, truth: Frame, mask: Array, known: bool
+) -> None:
+    scores.add(crop_values(which, judges, (pred, truth) if known else None))
+    if "psnr" in which:
+        scores.add_hull(pred, truth if known else None, mask)
+    if scores.frechet is not None and known:
+        scores.frechet.add(pred, truth)
+
+
+def painted_crops(
+    clip: Clip, net: Lm2Face, points: Array, driven: Array, tick: Tick = lambda done: None
+) -> Iterator[tuple[Frame, Frame, Array]]:
+    """Paint the clip's second half from its true points' upper and the predicted lower ones, driven (F, 131, 2).
+
+    For each frame: the blended crop, the true one, (256, 256, 3) both, and the blend mask (256, 256).
+    """
     footage, done = Footage(clip.face_path), len(points) // 2
     # making the references reads the whole file once, so a damaged one is told before any of its frames is scored
     painter = Painter(net, points[: max(done, 1)], partial(_read, footage, len(points)))
     frames = footage.frames(done)
     while crops := list(itertools.islice(frames, BATCH)):
         part = slice(done, done + len(crops))
-        painted = painter.paint(crops, driven[part], points[part])
-        for truth, (face, mask), known in zip(crops, painted, found[part], strict=True):
-            pred = blend(truth, face, mask)
-            scores.add_pictures("crop", which, pred if known else None, truth)
-            if "psnr" in which:
-                scores.add_hull(pred, truth if known else None, mask)
-            if frechet is not None and known:
-                frechet.add(pred, truth)
+        for truth, (face, mask) in zip(crops, painter.paint(crops, driven[part], points[part]), strict=True):
+            yield blend(truth, face, mask), truth, mask
         done += len(crops)
         tick(done)
+
+
+def shown_frames(clip: Clip, nets: Nets) -> Iterator[tuple[Frame | None, Frame]]:
+    """Predicted and true crop of every frame, for the report: None for those that are not painted."""
+    points, _ = clip.landmarks()
+    whole = len(points) if nets.lm2face is None else len(points) // 2
+    for truth in Footage(clip.face_path).frames(0, whole):
+        yield None, truth
+    if nets.lm2face is not None:
+        pred = predict_clip(nets.a2lm, clip)[0].cpu().numpy()
+        for blended, truth, _ in painted_crops(clip, nets.lm2face, points, with_lower_face(points, pred)):
+            yield blended, truth
 
 
 def _read(footage: Footage, count: int, chosen: list[int]) -> NDArray[np.uint8]:

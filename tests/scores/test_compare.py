@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from spear.points import LOWER, face_width, lip_opening
-from spear.scores.compare import ClipScores, FrechetScore, Scores, total
-from spear.scores.frechet import frechet_distance
+from spear.scores.compare import ClipScores, Scores, total
+from spear.scores.frechet import FrechetScore, frechet_distance
 from spear.scores.landmark import landmark_distance, landmark_velocity_distance, opening_correlation
 
 RNG = np.random.default_rng(0)
@@ -132,6 +132,8 @@ def test_json_has_no_nan() -> None:
         "values": {"a": None, "b": 1.0},
         "per_clip": [{"clip": "x", "c": None}],
         "notes": ["note"],
+        "intervals": {},
         "groups": {},
         "pairs": [],
+        "against": [],
     }

@@ -22,6 +22,7 @@ from spear.stages.metrics_videos import compare_videos
 
 LANDMARKS = frozenset({"ld", "lvd"})
 PICTURES = frozenset({"psnr", "ssim"})
+EVERY = "--ld, --lvd, --psnr, --ssim, --fid, --lpips, --lmd, --csim, --sync"
 FRAMES = 10
 
 
@@ -116,7 +117,9 @@ def test_pictures_by_hand_and_length_mismatch(truth: Path, tmp_path: Path) -> No
     # nearly every sample off by 5: 10 log10(255^2 / 25) = 34.15 dB
     assert scores.values["psnr_full"] == pytest.approx(34.15, abs=0.5)
     assert set(scores.values) == {"psnr_full", "psnr_crop"}
-    assert scores.notes == ["the lengths differ: prediction 4, truth 10 frames at 25 fps; the first 4 were compared"]
+    assert scores.notes == [
+        "p.mkv: the lengths differ: prediction 4, truth 10 frames at 25 fps; the first 4 were compared"
+    ]
     assert (scores.per_clip[0]["frames_pred"], scores.per_clip[0]["frames_truth"]) == (4, 10)
 
 
@@ -147,7 +150,9 @@ def test_padding_of_odd_sizes_is_cut_off(tmp_path: Path) -> None:
     pred = write(tmp_path / "even.mkv", [np.pad(frame, ((0, 1), (0, 1), (0, 0)), mode="edge") for frame in frames])
     scores = compare_videos(pred, truth, frozenset({"psnr"}))
     assert scores.values["psnr_full"] == 100
-    assert scores.notes == ["the prediction was padded to an even size; the padding was cut off before comparing"]
+    assert scores.notes == [
+        "even.mkv: the prediction was padded to an even size; the padding was cut off before comparing"
+    ]
 
 
 def test_other_sizes_are_refused(truth: Path, tmp_path: Path) -> None:
@@ -155,17 +160,15 @@ def test_other_sizes_are_refused(truth: Path, tmp_path: Path) -> None:
     with pytest.raises(SpearError) as error:
         compare_videos(pred, truth, PICTURES)
     assert str(error.value) == (
-        f"{pred} is 300x200, {truth} is 300x300; scores need equal sizes: scale or crop one of them to the other first"
+        f"{pred} is 300x200, {truth} is 300x300: not the same picture; crop or pad one of them to the other first"
     )
 
 
-@pytest.mark.parametrize(
-    ("which", "problem"), [({"ld", "lpips"}, "unknown score lpips"), (set(), "no score was chosen")]
-)
+@pytest.mark.parametrize(("which", "problem"), [({"ld", "lips"}, "unknown score lips"), (set(), "no score was chosen")])
 def test_scores_are_checked(truth: Path, which: set[str], problem: str) -> None:
     with pytest.raises(SpearError) as error:
         compare_videos(truth, truth, frozenset(which))
-    assert str(error.value) == f"{problem}; give some of --ld, --lvd, --psnr, --ssim, --fid"
+    assert str(error.value) == f"{problem}; give some of {EVERY}"
 
 
 def test_fid(truth: Path, tmp_path: Path) -> None:
@@ -174,9 +177,10 @@ def test_fid(truth: Path, tmp_path: Path) -> None:
     torch.save(Inception().state_dict(), weights)
     scores = compare_videos(truth, write(tmp_path / "p.mkv", talking(3)), frozenset({"fid"}), inception_weights=weights)
     assert scores.values == {"fid": pytest.approx(0, abs=1e-6)}  # lossless copies of the same three frames
+    assert scores.intervals == {}
     assert scores.notes[1] == "fid from 3 pictures is biased upwards: compare it only at equal counts, best above 2048"
     assert scores.notes[2].startswith("fid is not comparable: the Inception weights have SHA-256 ")
-    assert len(scores.protocol["inception_sha256"]) == 64
+    assert len(scores.protocol["weights of fid"]) == len("sha256 ") + 64
 
 
 def test_fid_without_weights_says_so_before_any_work(tmp_path: Path) -> None:

@@ -20,10 +20,12 @@ from spear.clip import Clip, find_clips
 from spear.controls import controls
 from spear.errors import SpearError
 from spear.face import blend
+from spear.judges import Available, Judges
 from spear.nets.lm2face import Lm2Face
 from spear.painter import Painter, load_lm2face
 from spear.points import LOWER, Array, face_width
-from spear.scores.compare import FrechetScore, Scores
+from spear.scores.compare import Scores
+from spear.scores.frechet import FrechetScore
 from spear.scores.landmark import landmark_distance
 from spear.stages import metrics_split
 from spear.stages.extract_audio_features import extract_audio_features
@@ -125,7 +127,10 @@ def test_fid_sees_the_true_and_the_blended_crops(made: Made, monkeypatch: pytest
         seen.append(pictures.shape)
         return pictures.mean((1, 2), dtype=np.float64)
 
-    monkeypatch.setattr("spear.stages.metrics.frechet_score", lambda path: (FrechetScore(embed, width=3), "0" * 64))
+    given = Available(frozenset({"fid"}), frozenset({"fid"}), {"fid": "0" * 64}, [])
+    monkeypatch.setattr("spear.stages.metrics.check_weights", lambda *_, **__: given)
+    monkeypatch.setattr("spear.stages.metrics.load_judges", lambda *_: Judges(embed=embed))
+    monkeypatch.setattr(metrics_split, "FrechetScore", lambda net: FrechetScore(net, width=3))
     calls: list[tuple[int, int, str]] = []
     found = metrics(*made, frozenset({"fid"}), progress=lambda *call: calls.append(call))
     assert set(found.values) == {"fid"}
@@ -285,8 +290,8 @@ def test_errors(made: Made, tmp_path: Path) -> None:
     with pytest.raises(SpearError) as error:
         metrics(clips, models, LANDMARKS, by="age")
     assert str(error.value) == "--by age is not one of emotion, speaker"
-    with pytest.raises(SpearError, match="unknown score lpips"):
-        metrics(clips, models, frozenset({"lpips"}))
+    with pytest.raises(SpearError, match="unknown score lips"):
+        metrics(clips, models, frozenset({"lips"}))
     with pytest.raises(SpearError, match=r"is not a folder; run `spear preprocess VIDEOS` first"):
         metrics(tmp_path / "none", models, LANDMARKS)
 
