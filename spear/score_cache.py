@@ -1,6 +1,6 @@
 """Scores of clips that were finished before: kept in the user's cache by the hashes of all that they depend on.
 
-So a run over thousands of clips that was stopped goes on, and one more score of old pairs is all that is computed anew.
+So a run over thousands of clips that was stopped goes on.
 """
 
 from __future__ import annotations

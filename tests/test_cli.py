@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
@@ -215,14 +217,9 @@ def test_an_empty_folder_holds_no_clips(bad: Path) -> None:
 @pytest.mark.parametrize(
     ("pred", "message"),
     [
-        ("missing.mp4", "missing.mp4 does not exist; give a video or a picture with a face"),
+        ("missing.mp4", "missing.mp4 does not exist; give a video, a folder of videos or a glob in quotes"),
         ("text.mp4", f"text.mp4 {NO_MEDIA}; give a video or a picture with a face"),
         ("cut.mp4", CUT),
-        (
-            "wall.mp4",
-            "wall.mp4 is 128x128, good.mp4 is 320x320; "
-            "scores need equal sizes: scale or crop one of them to the other first",
-        ),
     ],
 )
 def test_metrics_refuses(pred: str, message: str, bad: Path) -> None:
@@ -376,11 +373,12 @@ def test_render_adapts_to_the_ref_once(chain: Chain, tmp_path: Path) -> None:
     assert kept[1] == kept[0]
 
 
-LANDMARK_SCORES = {f"{name}_{unit}" for name in ("ld", "lvd", "lvd_squared") for unit in ("ratio", "percent", "px256")}
+UNITS = ("ratio", "percent", "px256")
+LANDMARK_SCORES = {f"{n}_{unit}" for n in ("ld", "ld_lips", "lvd", "lvd_lips", "lvd_squared") for unit in UNITS}
 LIP_SCORES = {f"lip_opening_{name}" for name in ("r", "amplitude", "best_r", "best_lag_frames")}
 SPLIT_SCORES = {
     "ld_skill", "lvd_over_baseline", "lip_opening_r_mean", "lip_opening_r_min",
-    *(f"{name}_baseline_{unit}" for name in ("ld", "lvd") for unit in ("ratio", "percent", "px256")),
+    *(f"{name}_baseline_{unit}" for name in ("ld", "lvd") for unit in UNITS),
 }  # fmt: skip
 CONTROLS = {"swap_r_audio", "swap_r_pose", "swap_r_truths", "wrong_audio_effect"}
 
@@ -393,6 +391,45 @@ def test_metrics_of_two_videos(chain: Chain) -> None:
     assert scores["values"]["psnr_full"] > 15
     assert scores["protocol"]["frames"] == 50
     assert [row["clip"] for row in scores["per_clip"]] == ["out.mp4"]
+
+
+def test_metrics_of_two_folders(talking_videos: Path, tmp_path: Path) -> None:
+    """Two pairs and one without a partner: a line for each on stdout, a page, and the same again from the cache."""
+    (tmp_path / "made").mkdir()
+    for pred, truth in (("talker_0", "talker_1"), ("talker_2", "talker_2"), ("alone", "talker_3")):
+        shutil.copy(talking_videos / f"{truth}.mp4", tmp_path / "made" / f"{pred}.mp4")
+    words = ("metrics", "made/*.mp4", talking_videos, "--all", "--against", "paper", "--report", "page")
+    table = done(forked_spear(*words, "--csv", cwd=tmp_path))
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [row["clip"] for row in rows] == ["talker_0", "talker_2"]
+    assert float(rows[1]["ld_percent"]) == 0 < float(rows[0]["ld_percent"])
+    assert sorted(path.name for path in (tmp_path / "page").iterdir()) == ["index.html", "scores.csv", "scores.json"]
+    assert (tmp_path / "page" / "scores.csv").read_text() == table
+    scores = json.loads((tmp_path / "page" / "scores.json").read_text())
+    assert {"ld", "lvd", "psnr", "ssim", "lmd", "sync"} <= {*scores["protocol"]["scores"]}
+    assert scores["protocol"]["pairs"] == 2
+    assert "left out: made/alone.mp4: nothing of that name in " in "\n".join(scores["notes"])
+    assert {"table": 1, "model": "SPEAR", "measured": False, "ld": 1.84, "lvd": 1.28} in scores["against"]
+    shown = done(forked_spear(*words[:-2], cwd=tmp_path))
+    for words in ("LMD, Chen et al.", "sync: lips with speech", "published by others", "talker_0"):
+        assert words in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("none good.mp4", "none does not exist; give a video, a folder of videos or a glob in quotes"),
+        ("good.mp4 good.mp4 --against nature", "--against nature is not known; give --against paper"),
+        (
+            "good.mp4 good.mp4 --report good.mp4",
+            "cannot write in good.mp4: File exists; choose another folder",
+        ),
+    ],
+)
+def test_metrics_refuses_before_any_work(words: str, message: str, bad: Path) -> None:
+    before = files(bad)
+    assert complaint(forked_spear("metrics", *words.split(), "--psnr", cwd=bad)).startswith(message)
+    assert files(bad) == before
 
 
 def test_metrics_of_the_test_split(chain: Chain) -> None:
