@@ -19,7 +19,7 @@ _KEY = "spear"
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
-    """Write tensors and what is known about them, whole or absent; equal content gives equal bytes.
+    """Write tensors and what is known about them, whole or absent; equal content gives equal bytes. Raises SpearError.
 
     about: JSON values; `format` and `sha256` (of names, types, shapes and bytes) are added.
     """
@@ -27,7 +27,10 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, 
     about = {**about, "format": FORMAT, "sha256": _digest(tensors)}
     with whole(path) as temporary:
         # safetensors does not keep the order of several keys, so equal content would give different bytes
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(about, sort_keys=True)})
+        try:
+            save_file(tensors, temporary, metadata={_KEY: json.dumps(about, sort_keys=True)})
+        except SafetensorError as error:
+            raise SpearError(f"cannot write {path}: {error}; free disk space or choose another folder") from error
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from spear.clip import CROP
 from spear.errors import SpearError, UnusableClip
 from spear.pipeline import in_order
 from spear.points import MESH_INDICES, NOSE_TIP, UPPER, Array, face_width
-from spear.video import Footage, Patch
+from spear.video import Footage
+from spear.video_writer import Patch
 
 DETECTOR = "mediapipe 0.10.21 face mesh, refined, tracking"
 CROP_WIDTHS = 1.5

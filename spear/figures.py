@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spear.clip import CROP, FPS
-from spear.errors import SpearError
+from spear.errors import SpearError, UnwritableFigures
 from spear.face import CROP_WIDTHS, crop_transform, to_crop, warp_crop
 from spear.files import make_folder, whole, write_picture
 from spear.points import EDGES, N_LOWER, N_POINTS, N_UPPER, UPPER, Array, lip_opening
@@ -138,7 +138,13 @@ class FigureFolder:
     @contextmanager
     def clip(self, name: str, frames: int, audio: Path | None = None) -> Iterator[ClipFigures]:
         """The figures of one clip, which stand there and are counted where no exception leaves; as `ClipFigures`."""
-        with ClipFigures(self._folder, name, frames, audio) as figures:
+        figures = ClipFigures(self._folder, name, frames, audio)
+        try:
+            figures.__enter__()
+        except SpearError as error:
+            raise UnwritableFigures(str(error)) from error
+        with ExitStack() as stack:
+            stack.push(figures.__exit__)
             yield figures
         self._made += 1
 

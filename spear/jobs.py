@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -35,7 +36,14 @@ def run_each(
     workers = {"n_workers": min(jobs, len(items)), "threads_per_worker": 1, "memory_limit": 0}
     with (
         dask.config.set(settings),
-        LocalCluster(**workers, dashboard_address=None, silence_logs=50) as cluster,
+        tempfile.TemporaryDirectory(prefix="spear-") as folder,
+        LocalCluster(
+            **workers,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=50,
+            local_directory=folder,
+            preload=["spear.quiet_worker"],
+        ) as cluster,
         Client(cluster) as client,
     ):
         futures = {client.submit(function, item, pure=False): item for item in items}

@@ -47,7 +47,8 @@ class Available:
 
 def check_weights(which: frozenset[str], files: WeightFiles, videos: bool = True) -> Available:
     """Look for the weights of these scores, before any work. videos: not for a split, which has no whole video to look
-    for 68 points in and to give to SyncNet. Raises SpearError where no score is left without weights."""
+    for 68 points in and to give to SyncNet. Raises SpearError where no score is left without weights,
+    and where a file that was named is not there."""
     find: dict[str, Callable[[], Iterable[Path]]] = {
         "fid": lambda: [inception.find_inception_weights(files.inception)],
         "lpips": lpips.find_lpips_weights,
@@ -55,6 +56,7 @@ def check_weights(which: frozenset[str], files: WeightFiles, videos: bool = True
         "m_lmd, f_lmd": face_alignment_68.weights_files,
         "lse_d, lse_c": lambda: [syncnet.find_syncnet_weights(files.syncnet)],
     }
+    given = dict.fromkeys(WANTING) | {"fid": files.inception, "lse_d, lse_c": files.syncnet}
     left, hashes, absent = set(which), {}, []
     for part, score in WANTING.items():
         if score not in which:
@@ -65,6 +67,8 @@ def check_weights(which: frozenset[str], files: WeightFiles, videos: bool = True
         try:
             hashes[part] = " ".join(sha256_of(path) for path in find[part]())
         except SpearError as error:
+            if given[part] is not None:
+                raise
             if part == score:
                 left.remove(score)
             absent.append(f"left out: {part}: {str(error).removesuffix(_NOT_HERE)}")

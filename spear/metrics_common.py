@@ -30,17 +30,39 @@ def checked_metrics(which: frozenset[str], figures: Path | None) -> frozenset[st
     return which
 
 
+def told(error: Exception) -> str:
+    """Why a clip was left out: our own sentences as they are, others with what kind of error they are."""
+    return str(error) if isinstance(error, SpearError) else f"{type(error).__name__}: {error}"
+
+
+class Pictures:
+    """FID's statistics over all clips, taken from each as soon as its turn is there, so that they are not all held."""
+
+    def __init__(self, order: Sequence[str]) -> None:
+        """order: the clips; theirs, and not that of their coming, is the order of merging: so bytes do not vary."""
+        self.frechet: FrechetScore | None = None
+        self._order, self._waiting = list(order), dict[str, FrechetScore | None]()
+
+    def take(self, clip: str, scores: ClipScores | None) -> None:
+        """Take the statistics of a finished clip out of its scores; None: it could not be scored."""
+        self._waiting[clip] = None if scores is None else scores.frechet
+        if scores is not None and scores.frechet is not None:
+            scores.counts["pictures"] = scores.frechet.truth.count
+            scores.frechet = None
+        while self._order and self._order[0] in self._waiting:
+            found = self._waiting.pop(self._order.pop(0))
+            if found is not None:
+                self.frechet = self.frechet or FrechetScore(None, found.pred.width)
+                self.frechet.merge(found)
+
+
 def scores_of(
     clips: Sequence[ClipScores], protocol: dict[str, Any], values: dict[str, float | None], notes: list[str],
-    available: Available,
+    available: Available, frechet: FrechetScore | None,
 ) -> Scores:  # fmt: skip
     """Totals, a row for each clip, and FID over the pictures of all of them with its warnings."""
     scores = Scores(protocol, values, [clip.row() for clip in clips], notes)
-    of_clips = [clip.frechet for clip in clips if clip.frechet is not None]
-    if of_clips:
-        frechet = FrechetScore(None, of_clips[0].pred.width)
-        for of_clip in of_clips:
-            frechet.merge(of_clip)
+    if frechet is not None:
         scores.values["fid"] = frechet.value()
         scores.notes += [*frechet.notes(), *_weights_notes(available.sha256["fid"])]
     return scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,48 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
+from torch import nn
 
 from spear.checkpoint import load_checkpoint
 from spear.errors import SpearError
-from spear.face import Frame
+from spear.face import MASK_ROW, Frame
 from spear.nets.autoencoder import load_autoencoder
-from spear.nets.lm2face import Lm2Face, Lm2FaceConfig, blend_mask, build_lm2face, image_tensor, sketch_tensor
+from spear.nets.lm2face import (
+    CELL,
+    WHOLE,
+    Lm2Face,
+    Lm2FaceConfig,
+    blend_mask,
+    build_lm2face,
+    image_tensor,
+    sketch_tensor,
+)
 from spear.points import Array, nearest_mouths, spread_over_opening
 from spear.pretrained.vae import DEFAULT as DEFAULT_VAE
 from spear.pretrained.vae import load_kl_autoencoder
 
 BATCH = 8
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
-def half_precision(device: torch.device) -> torch.autocast:
-    """Convolutions inside compute in bf16, where the device can: CPUs without avx512_bf16 emulate it, slower."""
+def half_precision(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """Convolutions inside compute in bf16, where `computes_half` says so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes_half(device, precision))
+
+
+def computes_half(device: torch.device, precision: str = "auto") -> bool:
+    """`auto`: where the device can (CPUs without avx512_bf16 emulate it, slower); `bf16` anywhere, `fp32` nowhere."""
+    if precision != "auto":
+        return precision == "bf16"
     if device.type == "cuda":
-        pays = torch.cuda.is_bf16_supported()
-    else:
-        pays = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=pays)
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def check_precision(precision: str) -> None:
+    """Raises SpearError for what `half_precision` does not know."""
+    if precision not in PRECISIONS:
+        raise SpearError(f"--precision {precision} is not one of {', '.join(PRECISIONS)}")
 
 
 def load_lm2face(path: Path, vae: str | None = None) -> Lm2Face:
@@ -60,35 +83,58 @@ def _another_version(path: Path) -> SpearError:
 
 
 class Painter:
-    """Paints the lower face of one person from points; `net` is placed by Accelerate."""
+    """Paints the lower face of one person from points; `net` is placed by Accelerate. Several threads may paint."""
 
-    def __init__(self, net: Lm2Face, points: Array, read: Callable[[list[int]], NDArray[np.uint8]]) -> None:
-        """points: (F, 131, 2) crop px of all frames that may be references; read: their crops (N, 256, 256, 3)."""
-        self._device = PartialState().device
-        self._net = net.to(self._device)
-        net.vae.to(self._device)
+    def __init__(
+        self,
+        net: Lm2Face,
+        points: Array,
+        read: Callable[[list[int]], NDArray[np.uint8]],
+        precision: str = "auto",
+        columns: slice = WHOLE,
+    ) -> None:
+        """points: (F, 131, 2) crop px of all frames that may be references; read: their crops (N, 256, 256, 3).
+
+        precision: as in `half_precision`. columns: where only what the blend can show is wanted, its columns of cells
+        (`blend_columns`); beside them the crops stay as they are.
+        """
+        self._device, self._precision, self._columns = PartialState().device, precision, columns
+        half = computes_half(self._device, precision)
+        self.net = _halved(net) if half and net.config.light else net
+        self.net.to(self._device)
+        self.net.vae.to(self._device)
         chosen = spread_over_opening(points, min(net.config.bank, len(points)))
         self._bank = faces = points[chosen]
-        with torch.inference_mode(), half_precision(self._device):
+        with torch.inference_mode(), half_precision(self._device, precision):
             tensors = (image_tensor(read(chosen)), torch.from_numpy(faces), sketch_tensor(faces))
-            self._references = net.make_references(*(t[None].to(self._device) for t in tensors))
+            references = self.net.make_references(*(t[None].to(self._device) for t in tensors))
+            self.references = self.net.with_features(references)
 
     def paint(self, crops: list[Frame], driven: Array, own: Array) -> list[tuple[Frame, Array]]:
         """Faces for N frames: crops (256, 256, 3) uint8 of the ref, driven (N, 131, 2): its points with the predicted
         lower face, own (N, 131, 2): its points as detected. Returns crop and blend mask (256, 256) of each."""
-        images = np.stack(crops)
-        which, nearness = (torch.from_numpy(v) for v in nearest_mouths(self._bank, driven, self._net.config.references))
-        references = self._references.chosen(which.to(self._device), nearness.to(self._device))
-        with torch.inference_mode(), half_precision(self._device):
-            inputs = (image_tensor(images), sketch_tensor(driven), torch.from_numpy(driven))
+        images, columns = np.stack(crops), self._columns
+        which, nearness = (torch.from_numpy(v) for v in nearest_mouths(self._bank, driven, self.net.config.references))
+        references = self.references.chosen(which.to(self._device), nearness.to(self._device))
+        with torch.inference_mode(), half_precision(self._device, self._precision):
+            inputs = (image_tensor(images[:, :MASK_ROW]), sketch_tensor(driven), torch.from_numpy(driven))
             pictures, sketches, points = (value.to(self._device) for value in inputs)
-            net = self._net
+            net = self.net
             target = net.make_target(net.encode_masked(pictures), net.encode_sketch(sketches), points)
-            lower = net(target, references).picture
-        pixels = ((lower.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
-        faces = images.copy()
-        faces[:, net.config.shown_row :] = pixels.cpu().numpy()
-        return [(face, blend_mask([a, b])) for face, a, b in zip(faces, driven, own, strict=True)]
+            lower = net(target, references, columns=columns).picture
+            pixels = ((lower.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        images[:, net.config.shown_row :, columns.start * CELL : columns.stop * CELL] = pixels
+        return [(face, blend_mask([a, b])) for face, a, b in zip(images, driven, own, strict=True)]
+
+
+def _halved(net: Lm2Face) -> Lm2Face:
+    """A copy whose convolutions are in bf16 already, which autocast would otherwise do again in every batch."""
+    copied = copy.deepcopy(net)
+    for part in (copied, copied.vae):
+        for layer in part.modules() if isinstance(part, nn.Module) else ():
+            if isinstance(layer, nn.Conv2d):
+                layer.bfloat16()
+    return copied
 
 
 def with_lower_face(points: Array, lower: Array) -> Array:

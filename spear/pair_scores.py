@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from spear.audio import fit_to_frames, load_audio
-from spear.clip import CROP
+from spear.audio import Samples, fit_to_frames, load_audio
+from spear.clip import CROP, FPS
 from spear.errors import UnusableClip
 from spear.face import CROP_WIDTHS, FaceTracker, crop_transform, warp_crop
 from spear.figures import FigureFolder
@@ -30,12 +30,12 @@ from spear.scores.compare import LANDMARK_SCORES, ClipScores, picture_values
 from spear.scores.frechet import FrechetScore
 from spear.scores.lmd import f_lmd, m_lmd, mouth_lmd
 from spear.sync import estimate_offset
-from spear.video import Footage, Frame
+from spear.video import Frame
 from spear.video_pairs import Lockstep
 
 BLOCK = 8
 """Frames that are handed on together; two blocks of both videos are in memory, 200 MB of 1080p."""
-MS_PER_FRAME = 40
+MS_PER_FRAME = 1000 / FPS
 
 Tick = Callable[[int, int], None]
 """Told how many frames are done, of how many."""
@@ -75,6 +75,8 @@ def score_videos(
             scores.frames += 1
             if which & LANDMARK_SCORES:
                 scores.add_landmarks(frame.pred_points, frame.truth_points)
+            else:
+                scores.count_faces(frame.pred_points is not None, frame.truth_points is not None)
             scores.add(frame.values)
             scores.windows.append(frame.window)
             if scores.frechet is not None and frame.crops is not None:
@@ -83,7 +85,8 @@ def score_videos(
                 drawing.add(frame.truth, frame.truth_points, frame.pred_points)
             tick(scores.frames, max(pair.expected, scores.frames))
     scores.counts = {"frames_pred": pair.lengths[0], "frames_truth": pair.lengths[1],
-                     "fps_pred": pair.rates[0], "fps_truth": pair.rates[1]}  # fmt: skip
+                     "fps_pred": pair.rates[0], "fps_truth": pair.rates[1],
+                     "sound_pred": pair.pred.has_audio, "sound_truth": pair.truth.has_audio}  # fmt: skip
     scores.remarks += pair.remarks
     if "sync" in which:
         _add_sync(scores, pair, judges)
@@ -101,12 +104,15 @@ def _frames(pair: Lockstep, which: frozenset[str], judges: Judges, threads: int)
         try:
             while block := list(itertools.islice(frames, BLOCK)):
                 preds, truths = zip(*block, strict=True)
+                if waiting is not None:  # a tracker must have seen the block before this one, or its points differ
+                    wait(waiting[1:])
                 found = (pool.submit(_track, wanted, preds), pool.submit(_track, of_truth, truths))
                 if waiting is not None:
                     yield from _scored(*waiting, which, judges, pool)
                 waiting = (block, *found)
             if waiting is not None:
                 yield from _scored(*waiting, which, judges, pool)
+            pair.note_faces(of_pred.faces_seen, of_truth.faces_seen)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -186,39 +192,47 @@ def _lmd_68(
 def _add_sync(scores: ClipScores, pair: Lockstep, judges: Judges) -> None:
     """Lip opening against speech energy, in the prediction and, to compare, in the truth; LSE-D and LSE-C."""
     heard = [footage.path if footage.has_audio else None for footage in (pair.pred, pair.truth)]
-    if heard[0] is None:
-        scores.remarks.append(
-            "the prediction has no sound; " + ("for sync the truth's was taken" if heard[1] else "nor has the truth")
-        )
-    own, true = heard[0] or heard[1], heard[1] or heard[0]
-    scores.whole |= sync_values("sync", own, np.array(scores.series["opening_pred"]))
-    scores.whole |= sync_values("sync_truth", true, np.array(scores.series["opening_truth"]))
+    for side, mine, others in (("prediction", *heard), ("truth", *heard[::-1])):
+        if mine is None:
+            scores.remarks.append(f"the {side} has no sound" + ("; for sync the other's is taken" if others else ""))
+    own, true = (load_speech(path, scores) for path in (heard[0] or heard[1], heard[1] or heard[0]))
+    add_sync_values(scores, "sync", own, scores.series["opening_pred"])
+    add_sync_values(scores, "sync_truth", true, scores.series["opening_truth"])
     if judges.syncnet is not None and own is not None:
-        errors = sync_errors(judges.syncnet, _mouths(pair.pred, scores), _samples(own, scores.frames))
+        errors = sync_errors(judges.syncnet, _mouths(pair, scores), own)
         found = math.isfinite(errors.distance)  # a few frames are too short for it
         scores.whole |= {"lse_d": errors.distance if found else None, "lse_c": errors.confidence if found else None}
 
 
-def sync_values(name: str, sound: Path | None, opening: NDArray[np.float64]) -> dict[str, float | None]:
-    """<name>_r, <name>_lag_ms, <name>_r_as_is of openings (F,), NaN where unknown, against the speech in a file."""
-    found, offset = np.isfinite(opening), None
-    if sound is not None and found.any():
-        with contextlib.suppress(UnusableClip):
-            offset = estimate_offset(opening, _samples(sound, len(opening)), found)
-    names = (f"{name}_r", f"{name}_lag_ms", f"{name}_r_as_is")
+def add_sync_values(scores: ClipScores, name: str, samples: Samples | None, opening: list[float]) -> None:
+    """Add <name>_r, <name>_lag_ms, <name>_r_as_is and <name>_certain (0 or 1) of openings (F,), NaN where unknown,
+    against speech (F * 640,); all None where there is nothing to compare."""
+    series = np.array(opening)
+    found = np.isfinite(series)
+    offset = estimate_offset(series, samples, found) if samples is not None and found.any() else None
+    names = [f"{name}_{what}" for what in ("r", "lag_ms", "r_as_is", "certain")]
     if offset is None:
-        return dict.fromkeys(names)
-    return dict(zip(names, (offset.r, float(offset.frames * MS_PER_FRAME), offset.r_as_is), strict=True))
+        scores.whole |= dict.fromkeys(names)
+        return
+    values = (offset.r, offset.frames * MS_PER_FRAME, offset.r_as_is, float(offset.certain))
+    scores.whole |= dict(zip(names, values, strict=True))
 
 
-def _samples(sound: Path, frames: int) -> NDArray[np.float32]:
-    return fit_to_frames(load_audio(sound), frames)
+def load_speech(sound: Path | None, scores: ClipScores) -> Samples | None:
+    """The sound of the compared frames; None, and a remark, where there is none or it is damaged."""
+    if sound is None:
+        return None
+    try:
+        return fit_to_frames(load_audio(sound), scores.frames)
+    except UnusableClip as error:
+        scores.remarks.append(f"no sync: {error}")
+        return None
 
 
-def _mouths(footage: Footage, scores: ClipScores) -> Iterator[Frame]:
-    """The face crops that SyncNet sees, (224, 224, 3); where no face was found, the last window."""
+def _mouths(pair: Lockstep, scores: ClipScores) -> Iterator[Frame]:
+    """The face crops that SyncNet sees, (224, 224, 3), by the truth's windows; where it has none, the last one."""
     window = next((w for w in scores.windows if np.isfinite(w).all()), None)
-    for frame, own in zip(footage.frames(), scores.windows, strict=False):
+    for frame, own in zip(pair.preds(), scores.windows, strict=False):
         window = own if np.isfinite(own).all() else window
         crop = frame if window is None else warp_crop(frame, window)
         yield np.asarray(cv2.resize(crop, (FACE_SIDE, FACE_SIDE), interpolation=cv2.INTER_AREA), np.uint8)

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,16 +26,19 @@ AnyScores = TypeVar("AnyScores", bound=ClipScores)
 _PLAIN = ("frames", "pred_missing", "truth_missing", "whole", "counts", "remarks")
 _STACKED = ("pred_points", "truth_points", "windows")
 _SIDES = ("pred", "truth")
+_LIBRARIES = ("av", "mediapipe", "numpy", "opencv-contrib-python", "scipy", "torch")
 
 
 def load_scores(cls: type[AnyScores], name: str, about: dict[str, Any]) -> AnyScores | None:
     """The scores that `save_scores` kept under an equal `about`, for a clip that is called `name` now; None where there
     are none, or their file is damaged."""
     try:
-        tensors, said = read_tensors(_path(about))
-    except (SpearError, OSError):
+        return _read(cls(name), *read_tensors(_path(about)))
+    except (SpearError, OSError, KeyError, TypeError, ValueError):
         return None
-    scores = cls(name)
+
+
+def _read(scores: AnyScores, tensors: dict[str, torch.Tensor], said: dict[str, Any]) -> AnyScores:
     for key in _PLAIN:
         setattr(scores, key, said["plain"][key])
     for key, tensor in tensors.items():
@@ -75,8 +79,8 @@ def _path(about: dict[str, Any]) -> Path:
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    """Hash of this package's source: another version, or a changed one, keeps its scores apart."""
-    digest = hashlib.sha256()
+    """Hash of this package's source and of the versions of what computes for it: changed ones keep scores apart."""
+    digest = hashlib.sha256(repr([version(name) for name in _LIBRARIES]).encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

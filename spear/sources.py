@@ -51,6 +51,11 @@ class Source:
     level: int | None = None
 
 
+def is_video_name(path: Path) -> bool:
+    """Whether a file's name ends like a video's."""
+    return path.suffix.lower() in _VIDEO
+
+
 def find_videos(top: Path) -> list[Path]:
     """The videos below a folder, sorted; hidden ones and other files are passed over."""
     return list(_walk(top, Counter()))

@@ -1,33 +1,32 @@
-"""Reading what users bring as RGB frames at a constant 25 a second, and writing H.264 with sound."""
+"""Reading what users bring as RGB frames at a constant 25 a second."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from fractions import Fraction
 from itertools import islice, pairwise, repeat
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
 import cv2
 import numpy as np
 from av.stream import Disposition
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
-from spear.audio import brief, declared, decode, in_blocks, open_media, pcm, timed
+from spear.audio import declared, decode, open_media, timed
 from spear.clip import FPS
-from spear.errors import SpearError, UnusableClip
+from spear.errors import UnusableClip
+from spear.video_writer import EXACT, Frame
+from spear.video_writer import Patch as Patch
+from spear.video_writer import VideoWriter as VideoWriter
 
-Frame = NDArray[np.uint8]
 HD_HEIGHT = 720
 """From this height on, video without a colour tag is BT.709 by custom, below it BT.601."""
-SOUND_RATE = 48_000
-_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")
 _UNTAGGED = 2
 """FFmpeg's AVCOL_SPC_UNSPECIFIED."""
 _AHEAD = (0.0, 1.0, None)
@@ -35,8 +34,6 @@ _AHEAD = (0.0, 1.0, None)
 _WANTED = "a video or a picture with a face"
 _ROUNDING = 0.001
 """Containers round times to 1 ms and more; without this, 50 fps footage would flicker between odd and even frames."""
-_EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-"""Without these flags swscale truncates on the way to RGB: every picture comes out one grey level too dark."""
 
 
 class Footage:
@@ -90,6 +87,12 @@ class Footage:
             if number != last:
                 picture, last = self._rgb(frame), number
             yield picture
+
+    def chosen(self, wanted: set[int]) -> Iterator[tuple[int, Frame]]:
+        """Number and picture of some frames, in one pass to the last of them. Raises UnusableClip as `frames`."""
+        for i, (_, frame) in enumerate(islice(self._sampled(), max(wanted) + 1)):
+            if i in wanted:  # the others are decoded, but not made RGB, which takes as long
+                yield i, self._rgb(frame)
 
     def _sampled(self) -> Iterator[tuple[int, Any]]:
         """Number and source frame of each output frame; at the end of the pass `shown` and the key frames are known."""
@@ -159,7 +162,7 @@ class Footage:
 
     def ping_pong(self, count: int) -> Iterator[Frame]:
         """`count` frames, forward, then backward, and so on; backward in pieces, so that memory stays flat."""
-        piece = max(8, 200_000_000 // (self.height * self.width * 3))
+        piece = max(8, 100_000_000 // (self.height * self.width * 3))
         left = count
         while left > 0:
             for picture in self.frames(0, min(left, len(self.shown)) if self.shown else left):
@@ -199,110 +202,8 @@ class _Rgb:
         source = Colorspace.ITU709 if frame.colorspace == _UNTAGGED and frame.height >= HD_HEIGHT else None
         # planes and a merge take half the time of packed rgb24 from swscale, for the same values
         picture = self._reformatter.reformat(
-            frame, width, height, "gbrp", src_colorspace=source, interpolation=_EXACT, threads=1
+            frame, width, height, "gbrp", src_colorspace=source, interpolation=EXACT, threads=1
         )
         rows = [np.frombuffer(memoryview(p), np.uint8).reshape(height, p.line_size) for p in picture.planes]
         green, blue, red = (plane[:, :width] for plane in rows)
         return np.ascontiguousarray(np.rot90(cv2.merge([red, green, blue]), round(frame.rotation / 90)))
-
-
-class VideoWriter:
-    """Writes RGB frames as H.264 at 25 fps, with sound if given; a context manager. Odd sizes grow by one pixel."""
-
-    def __init__(
-        self,
-        path: Path,
-        width: int,
-        height: int,
-        sound: Path | None = None,
-        *,
-        crf: int = 18,
-        random_access: bool = False,
-        pixel_aspect: Fraction | int = 1,
-        comment: str = "",
-    ) -> None:
-        """sound: a file whose audio track becomes AAC; random_access: many key frames and fixed bytes, for face.mp4.
-
-        pixel_aspect: width over height of one pixel, that of the footage where frames are written as they were read.
-        comment: goes into the file's metadata.
-        Raises UnusableClip where `sound` has none, SpearError where `path` cannot be written.
-        """
-        self.path = Path(path)
-        suffix = self.path.suffix.lower()
-        if suffix not in _SUFFIXES:
-            raise SpearError(f"{path} cannot be written as video; choose a name that ends in {', '.join(_SUFFIXES)}")
-        self._sound = iter(()) if sound is None else in_blocks(pcm(sound, 2, SOUND_RATE), SOUND_RATE // FPS)
-        self._block = next(self._sound, None)  # a bad sound file is told before there is an output file
-        with self._told():
-            options = {} if suffix == ".mkv" else {"movflags": "+faststart"}
-            self._container = av.open(f"file:{path}", "w", options=options)
-        self._container.metadata["comment"] = comment
-        self._video: Any = self._container.add_stream("libx264", rate=FPS)
-        self._video.width, self._video.height = width + width % 2, height + height % 2
-        self._video.pix_fmt = "yuv420p"
-        context = self._video.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
-        context.color_range = 1  # limited
-        context.sample_aspect_ratio = Fraction(pixel_aspect)
-        # swscale puts chroma between two pixels; not told, H.264 readers take it for the left one's: half a pixel off
-        self._video.options = {"crf": str(crf), "x264-params": "chromaloc=1"}
-        if random_access:
-            self._video.options |= {"preset": "veryfast", "g": "10", "bf": "0", "threads": "1"}
-        self._audio: Any = None if sound is None else self._container.add_stream("aac", SOUND_RATE, layout="stereo")
-        if self._audio is not None:
-            self._audio.bit_rate = 128_000
-        self._reformatter = VideoReformatter()
-        self._size, self._count = (height, width, 3), 0
-
-    def write(self, frame: Frame) -> None:
-        """Add one frame (H, W, 3) uint8, and the sound up to its end. Raises ValueError for another size."""
-        if frame.shape != self._size:
-            raise ValueError(f"a frame of shape {frame.shape} for a video of {self._size}")
-        odd_rows, odd_columns = frame.shape[0] % 2, frame.shape[1] % 2
-        if odd_rows or odd_columns:
-            frame = np.pad(frame, ((0, odd_rows), (0, odd_columns), (0, 0)), mode="edge")
-        source = av.VideoFrame.from_ndarray(frame, format="rgb24")
-        picture = self._reformatter.reformat(
-            source, format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=_EXACT, threads=1
-        )
-        picture.pts, picture.time_base = self._count, Fraction(1, FPS)
-        with self._told():
-            self._container.mux(self._video.encode(picture))
-            self._write_sound()
-        self._count += 1
-
-    def _write_sound(self) -> None:
-        """One block of sound per frame, so that it is never longer than the picture."""
-        if self._block is None:
-            return
-        sound = av.AudioFrame.from_ndarray(self._block, format="fltp", layout="stereo")
-        sound.sample_rate, sound.time_base = SOUND_RATE, Fraction(1, SOUND_RATE)
-        sound.pts = self._count * (SOUND_RATE // FPS)
-        self._container.mux(self._audio.encode(sound))
-        self._block = next(self._sound, None)
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except av.error.FFmpegError as error:
-            raise SpearError(
-                f"cannot write {self.path}: {brief(error)}; free disk space or choose another folder"
-            ) from error
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            with suppress(av.error.FFmpegError):  # an error about the half-written file would hide the one that matters
-                self._container.close()
-            return
-        with self._told(), self._container:
-            if self._count == 0:
-                raise SpearError(f"no frame was given for {self.path}; give sound or footage that is longer")
-            self._container.mux(self._video.encode())
-            if self._audio is not None:
-                self._container.mux(self._audio.encode())

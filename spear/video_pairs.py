@@ -14,7 +14,7 @@ import numpy as np
 from spear.audio import open_media
 from spear.clip import FPS
 from spear.errors import SpearError
-from spear.sources import find_videos
+from spear.sources import find_videos, is_video_name
 from spear.video import Footage, Frame
 
 _LEAST_SIDE = 11
@@ -62,6 +62,8 @@ class _Side:
 
     def __init__(self, given: str) -> None:
         self.given, path = given, Path(given)
+        if not given:
+            raise SpearError("an empty name; give a video, a folder of videos or a glob in quotes")
         self.single = path.is_file()
         self._top = path if path.is_dir() else path.parent
         if self.single:
@@ -69,7 +71,7 @@ class _Side:
         elif path.is_dir():
             self.files = find_videos(path)
         elif glob.has_magic(given):
-            self.files = sorted(Path(found) for found in glob.glob(given, recursive=True) if os.path.isfile(found))
+            self.files = _videos_of(given)
             while glob.has_magic(str(self._top)):
                 self._top = self._top.parent
         else:
@@ -105,6 +107,11 @@ class Lockstep:
         self.rates = (_rate(pair.pred), _rate(pair.truth))
         self.remarks: list[str] = []
         self._check_sizes()
+        if self.pred.pixel_aspect != self.truth.pixel_aspect:
+            self.remarks.append(
+                f"pixels of the prediction are {self.pred.pixel_aspect} as wide as high, of the truth "
+                f"{self.truth.pixel_aspect}; they were compared as they are stored"
+            )
         if self.rates[0] != self.rates[1]:
             self.remarks.append(
                 f"the prediction has {self.rates[0]:g}, the truth {self.rates[1]:g} frames/s; both were read at {FPS}, "
@@ -151,6 +158,16 @@ class Lockstep:
                 f"the first {count} were compared"
             )
 
+    def preds(self) -> Iterator[Frame]:
+        """The prediction's frames alone, in the size of the truth."""
+        return map(self._fitted, self.pred.frames())
+
+    def note_faces(self, pred: int, truth: int) -> None:
+        """Remark that a side shows more than one face."""
+        for side, count in (("prediction", pred), ("truth", truth)):
+            if count > 1:
+                self.remarks.append(f"the {side} shows {count} faces; the largest is followed")
+
     def _fitted(self, pred: Frame) -> Frame:
         height, width = self.truth.height, self.truth.width
         if self._cut:
@@ -158,6 +175,15 @@ class Lockstep:
         smaller = width < self.pred.width
         shrink = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
         return np.asarray(cv2.resize(pred, (width, height), interpolation=shrink), np.uint8)
+
+
+def _videos_of(pattern: str) -> list[Path]:
+    """The files that a glob matches, each once though links lead to it twice; only videos where there are some."""
+    found: dict[Path, Path] = {}
+    for name in sorted(glob.glob(pattern, recursive=True)):
+        if os.path.isfile(name):
+            found.setdefault(Path(name).resolve(), Path(name))
+    return [path for path in found.values() if is_video_name(path)] or list(found.values())
 
 
 def _rest(frame: Frame | None, frames: Iterator[Frame]) -> int:

@@ -1,10 +1,13 @@
-"""The seven commands. Each body calls the stage of its own name; nothing heavy is imported before one runs."""
+"""The commands. Each body calls the stage of its own name; nothing heavy is imported before one runs."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from spear.errors import SpearError
+from spear.errors import SpearError, Terminated
 from spear.version import __version__
 from spear_cli.console import fail, progress_bar, say, show_report
 from spear_cli.options import (
@@ -34,13 +37,19 @@ from spear_cli.options import (
     PageFolder,
     Pred,
     Preset,
+    Provenance,
     Refs,
     Restart,
     SaveMemory,
     Seed,
+    SignCert,
+    SignKey,
     Truth,
     Vae,
+    Watermark,
 )
+
+_STARTED = time.monotonic()
 
 
 class _Group(TyperGroup):
@@ -57,6 +66,7 @@ class _Group(TyperGroup):
             sys.exit(error.exit_code)
 
     def invoke(self, ctx: Any) -> Any:
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be UTF-8
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make busy cores 10 times slower
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -69,6 +79,12 @@ class _Group(TyperGroup):
         except KeyboardInterrupt:
             fail(SpearError("interrupted; run the same command again to go on"))
             raise typer.Exit(130) from None
+        except Terminated:
+            fail(SpearError("terminated; run the same command again to go on"))
+            raise typer.Exit(143) from None
+        except BrokenPipeError:  # whoever reads stdout, `head` say, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(141) from None
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             fail(SpearError(f"{error.strerror or error}{where}; check the path, its permissions and the free space"))
@@ -76,9 +92,7 @@ class _Group(TyperGroup):
 
 
 def _terminate(number: int, frame: Any) -> None:
-    error = SpearError("terminated; run the same command again to go on")
-    error.code = 143  # type: ignore[attr-defined]
-    raise error
+    raise Terminated
 
 
 app = typer.Typer(
@@ -238,19 +252,44 @@ def render(
         Path | None, typer.Option(help="A PNG to write: crop, sketch, face and frame of eight moments.")
     ] = None,
     adapt: Adapt = 0,
+    precision: Annotated[str, typer.Option(help="`auto` (bf16 where the device has it), `fp32` or `bf16`.")] = "auto",
+    device: Annotated[str, typer.Option(help="`auto` (a GPU where there is one) or `cpu`.")] = "auto",
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Send a fragmented MP4 as it is made: to stdout (`-o -`), a pipe or a file."),
+    ] = False,
+    provenance: Provenance = True,
+    watermark: Watermark = False,
+    sign_cert: SignCert = None,
+    sign_key: SignKey = None,
 ) -> None:
-    """Make the face of a video or picture speak."""
+    """Make the face of a video or picture speak.
+
+    What is found out about a ref is kept in ~/.cache/spear/refs, so that its next render begins sooner.
+    """
+    if device not in ("auto", "cpu"):
+        raise typer.BadParameter(f"--device {device} is neither auto nor cpu")
+    if device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    from spear.marking import choose_marking
     from spear.stages.render import render as stage
+    from spear_cli.streaming import STDOUT, open_stream
+
+    marking = choose_marking(out, provenance, watermark, sign_cert, sign_key, shlex.join(["spear", *sys.argv[1:]]))
 
     here = Path("models")
     if models is None and all((here / f"{name}.safetensors").exists() for name in ("a2lm", "lm2face")):
         models = here
-    with progress_bar("render") as progress:
-        made = stage(audio, ref, out, models, face, encoder_weights, vae, sheet, adapt, progress)
+    imported = time.monotonic() - _STARTED
+    opened = open_stream(out, (audio, ref)) if stream or out == STDOUT else nullcontext(out)
+    with opened as target, progress_bar("render") as progress:
+        made = stage(audio, ref, target, models, face, encoder_weights, vae, sheet, adapt, progress, precision, marking)
     for note in made.notes:
         say(f"note: {note}")
     rate = made.frames / max(made.seconds["faces"], 1e-9)
     say(f"models: {models}" if models else f"models: those that ship with spear {__version__}")
+    if target is not out:
+        say(f"first frame after {imported + made.seconds['first frame']:.1f} s")
     say(f"{out}: {made.frames} frames of {made.width}x{made.height}, {rate:.1f} frames/s")
 
 
@@ -316,6 +355,27 @@ def metrics(
                 report=report, against=against, jobs=jobs,
             )  # fmt: skip
     show_scores(scores, "json" if json_out else "csv" if csv_out else "tables")
+
+
+@app.command(epilog="Example: `spear verify out.mp4`")
+def verify(video: Annotated[Path, typer.Argument(help="Any video.")]) -> None:
+    """Tell whether a video is marked as synthetic: its comment, sidecar, C2PA manifest and invisible mark.
+
+    Exit code 0: marked, 4: unmarked, 5: changed since it was marked. Nothing is asked on the network.
+    """
+    from spear.stages.verify import verify as stage
+
+    with progress_bar("verify") as progress:
+        found = stage(video, progress)
+    mark = found.watermark
+    say(f"{video}: {found.status}")
+    say(f"comment: {found.comment or 'none'}")
+    say(f"sidecar: {found.sidecar}")
+    say(f"C2PA manifest: {found.manifest.state}" + (f" ({found.manifest.detail})" if found.manifest.detail else ""))
+    say("invisible mark: " + ("not looked for" if mark is None else "found" if mark.found else "none"))
+    for note in found.notes:
+        say(f"note: {note}")
+    raise typer.Exit({"marked": 0, "unmarked": 4, "tampered": 5}[found.status])
 
 
 def _show_training(path: Path, report: Any, trained: Any) -> None:

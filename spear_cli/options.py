@@ -81,3 +81,13 @@ PageFolder = Annotated[
     typer.Option("--report", help="Folder for index.html, a page to look at and play, and scores.json, scores.csv."),
 ]
 Against = Annotated[str | None, typer.Option(help="`paper`: its Tables 1 to 3 beside what is found here.")]
+Provenance = Annotated[
+    bool,
+    typer.Option(
+        "--provenance/--no-provenance",
+        help="Mark the video as synthetic: comment, C2PA where c2pa-python is.",
+    ),
+]
+Watermark = Annotated[bool, typer.Option("--watermark", help="Also an invisible mark that survives H.264 at CRF 28.")]
+SignCert = Annotated[Path | None, typer.Option(help="Your certificate chain (PEM) for the C2PA manifest.")]
+SignKey = Annotated[Path | None, typer.Option(help="Its key (PEM); without both a key of your own is made.")]

@@ -188,4 +188,4 @@ def _lines(console: Console, title: str, lines: list[str]) -> None:
     if lines:
         console.print(title, soft_wrap=True)
     for line in lines:
-        console.print(f"  {line}", soft_wrap=True)
+        console.print("  " + line.replace("\n", "\\n"), soft_wrap=True)

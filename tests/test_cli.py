@@ -1,8 +1,9 @@
-"""The seven commands through the real command line: what they make, and the one line that bad input gets."""
+"""The commands through the real command line: what they make, and the one line that bad input gets."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -28,7 +29,9 @@ from spear.audio import load_audio, write_wav
 from spear.checkpoint import save_checkpoint
 from spear.video import VideoWriter
 
-COMMANDS = ("preprocess", "extract-audio-features", "landmarks", "train-a2lm", "train-lm2face", "render", "metrics")
+COMMANDS = (
+    "preprocess", "extract-audio-features", "landmarks", "train-a2lm", "train-lm2face", "render", "metrics", "verify",
+)  # fmt: skip
 HEAVY = {"torch", "transformers", "diffusers", "accelerate", "numpy", "scipy", "mediapipe", "av", "cv2", "decord"}
 
 
@@ -355,7 +358,16 @@ def test_render_has_the_length_of_the_speech_and_the_size_of_the_ref(chain: Chai
 def test_render_with_a_picture_and_the_models_that_ship(speech_wav: Path, portrait_png: Path, tmp_path: Path) -> None:
     said = done(spear("render", "--audio", speech_wav, "--ref", portrait_png, cwd=tmp_path))
     assert said.splitlines()[0] == "models: those that ship with spear 0.1.0"
-    assert list(files(tmp_path)) == ["out.mp4"]
+    assert sorted(files(tmp_path)) == ["out.mp4", "out.mp4.json"]
+    sidecar = json.loads((tmp_path / "out.mp4.json").read_text())
+    assert sidecar["video"]["sha256"] == hashlib.sha256((tmp_path / "out.mp4").read_bytes()).hexdigest()
+    assert [one["name"] for one in sidecar["weights"]] == ["a2lm.safetensors", "lm2face.safetensors"]
+    assert sidecar["command"].startswith("spear render --audio ")
+    assert done(forked_spear("verify", "out.mp4", cwd=tmp_path)).splitlines()[0] == "out.mp4: marked"
+    with open(tmp_path / "out.mp4", "ab") as file:
+        file.write(b"x")
+    changed = forked_spear("verify", "out.mp4", cwd=tmp_path)
+    assert (changed.code, changed.out.splitlines()[0]) == (5, "out.mp4: tampered")
     assert play(tmp_path / "out.mp4")[:2] == (50, (320, 320))
 
 
@@ -367,9 +379,9 @@ def test_render_adapts_to_the_ref_once(chain: Chain, tmp_path: Path) -> None:
         said = done(forked_spear("render", *work, cwd=chain.folder, XDG_CACHE_HOME=str(tmp_path / "cache")))
         assert said.splitlines()[0] == "models: models"
         assert play(tmp_path / "out.mp4")[:2] == (50, (320, 320))
-        kept.append(files(tmp_path / "cache" / "spear"))
+        kept.append(files(tmp_path / "cache" / "spear" / "adapted"))
     (name,) = kept[0]
-    assert re.fullmatch(r"adapted/[0-9a-f]{24}\.safetensors", name)
+    assert re.fullmatch(r"[0-9a-f]{24}\.safetensors", name)
     assert kept[1] == kept[0]
 
 

@@ -66,7 +66,7 @@ def test_references_from_kept_latents_are_those_from_pictures(light: bool, tmp_p
     latents = kept["latent_picture"][None, 1:]
     sketches = kept["latent_sketch"][None, 1:] if not light else expected.sketches
     result = net.gather_references(latents, sketches, drawn[1], drawn[0], drawn[3])
-    for value, wanted in (*zip(result, expected, strict=True), (kept["latent_masked"][None, 0], masked)):
+    for value, wanted in (*zip(result[:5], expected[:5], strict=True), (kept["latent_masked"][None, 0], masked)):
         _assert_close(value, wanted)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,10 @@ from numpy.typing import NDArray
 from tiny_nets import tiny_lm2face
 from torch import nn
 
+from spear.errors import SpearError
 from spear.nets.autoencoder import load_autoencoder
-from spear.nets.lm2face import Lm2Face, Lm2FaceConfig, References, blend_mask, build_lm2face
-from spear.painter import BATCH, Painter, half_precision, with_lower_face
+from spear.nets.lm2face import Lm2Face, Lm2FaceConfig, References, blend_columns, blend_mask, build_lm2face
+from spear.painter import BATCH, PRECISIONS, Painter, check_precision, half_precision, with_lower_face
 from spear.points import LOWER, OUTER_LIPS, UPPER, Array, nearest_mouths, spread_over_opening
 
 
@@ -52,16 +55,18 @@ def test_a_bank_has_no_more_pictures_than_there_are(net: Lm2Face) -> None:
         assert np.ptp(painted[0][0]) > 0
 
 
-def test_each_frame_is_served_by_the_references_with_the_nearest_mouths(net: Lm2Face) -> None:
+def test_each_frame_is_served_by_the_references_with_the_nearest_mouths(
+    net: Lm2Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # the bank opens by 0, 10, 20 and 30 px; for 11 px the nearest are 10, 20 and 0 (1, 9 and 11 px off), the next one
     # is 19 px off; for 30 px 30, 20 and 10, the next one 30 px off
     points = np.stack([face(opening) for opening in (0, 10, 20, 30)])
     film, seen = _Film(points), []
     painter = Painter(net, points, film)
     driven = np.stack([face(11), face(30)])
-    handle = net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    forward = Lm2Face.forward
+    monkeypatch.setattr(Lm2Face, "forward", lambda self, *a, **k: (seen.append(a[1]), forward(self, *a, **k))[1])
     painter.paint(list(film([0, 0])), driven, driven)
-    handle.remove()
     (references,) = seen
     assert isinstance(references, References)
     assert np.array_equal(references.points.cpu().numpy(), points[[[1, 2, 0], [3, 2, 1]]])
@@ -96,6 +101,56 @@ def test_a_painted_crop_keeps_the_upper_rows_and_comes_with_its_mask(net: Lm2Fac
         assert np.array_equal(image[:112], crop[:112])
         assert not np.array_equal(image[112:], crop[112:])
         assert np.array_equal(mask, blend_mask([new, own]))
+
+
+def test_only_columns_that_the_blend_shows_may_be_painted(net: Lm2Face) -> None:
+    """Beside them the crop stays; where the blend shows the face, it is the same within a grey level."""
+    points = track(6)
+    film = _Film(points)
+    crops, columns = list(film([0, 1])), blend_columns(points)
+    whole, part = (
+        Painter(net, points, film, "fp32", **only).paint(crops, points[[3, 4]], points[:2])
+        for only in ({}, {"columns": columns})
+    )
+    assert 0 < columns.start < columns.stop < 32
+    for (image, mask), (cut, same_mask), crop in zip(whole, part, crops, strict=True):
+        assert np.array_equal(mask, same_mask)
+        assert np.array_equal(cut[:, : columns.start * 8], crop[:, : columns.start * 8])
+        assert np.array_equal(cut[:, columns.stop * 8 :], crop[:, columns.stop * 8 :])
+        assert not np.array_equal(image[112:, : columns.start * 8], crop[112:, : columns.start * 8])
+        off = np.abs(image.astype(int) - cut)[..., 0] * mask
+        assert off.mean() < 0.01  # grey levels
+        assert off.max() <= 1
+
+
+def test_precision_says_what_convolutions_compute_in(net: Lm2Face) -> None:
+    points = track(4)
+    film, painted = _Film(points), {}
+    for precision in PRECISIONS:
+        painter = Painter(net, points, film, precision)
+        types = {layer.weight.dtype for layer in painter.net.modules() if isinstance(layer, nn.Conv2d)}
+        if precision != "auto":
+            assert types == {torch.bfloat16 if precision == "bf16" else torch.float32}
+        painted[precision] = painter.paint(list(film([0])), points[[2]], points[:1])[0][0].astype(int)
+    assert {layer.weight.dtype for layer in net.modules() if isinstance(layer, nn.Conv2d)} == {torch.float32}
+    assert any(np.array_equal(painted["auto"], painted[other]) for other in ("fp32", "bf16"))
+    off = np.abs(painted["fp32"] - painted["bf16"])
+    assert 0 < off.mean() < 1  # grey levels
+    with pytest.raises(SpearError) as caught:
+        check_precision("fp16")
+    assert str(caught.value) == "--precision fp16 is not one of auto, fp32, bf16"
+
+
+def test_threads_may_paint_at_the_same_time(net: Lm2Face) -> None:
+    points = track(8)
+    film = _Film(points)
+    painter, crops = Painter(net, points, film), list(film([*range(8)]))
+    jobs = [(crops[i : i + 2], points[i : i + 2], points[i : i + 2]) for i in (0, 2, 4, 6)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda job: painter.paint(*job), jobs))
+    for job, faces in zip(jobs, together, strict=True):
+        for (image, _), (alone, _) in zip(faces, painter.paint(*job), strict=True):
+            assert np.array_equal(image, alone)
 
 
 def test_frames_do_not_influence_each_other(net: Lm2Face) -> None:

@@ -478,3 +478,12 @@ def test_real_footage_is_read_to_its_end_and_from_its_middle(footage_dir: Path) 
                 kept = frame
         assert abs(len(footage.shown) - footage.expected) <= 1
         assert same(list(footage.frames(middle, middle + 1)), [kept])
+
+
+def test_chosen_frames_are_those_of_a_whole_pass(tmp_path: Path) -> None:
+    footage = Footage(make(tmp_path / "a.mp4", 30, fps=30, options={"g": "10"}))
+    frames = list(Footage(tmp_path / "a.mp4").frames())
+    for wanted in ({3}, {0, 7, 19}, set(range(len(frames)))):
+        got = dict(footage.chosen(wanted))
+        assert got.keys() == wanted
+        assert all(np.array_equal(got[i], frames[i]) for i in wanted)

@@ -25,6 +25,8 @@ from spear.points import OVAL, Array, draw_sketch
 CELL = 8
 """Picture px to a latent cell, in both autoencoders."""
 SIDE = CROP // CELL
+WHOLE = slice(0, SIDE)
+"""All columns of cells."""
 _FIRST_ROW = 12
 """Small preset: latent rows above are not touched by the mask; leaving them out saves a third of the work."""
 _FINER = 2
@@ -36,6 +38,8 @@ _DECODED_AT_ONCE = 4
 """Pictures, where memory is to be saved."""
 _HULL_SCALE = np.array([0.94, 1.03], np.float32)
 """The blend stays inside the cheeks, where hair and background begin, and reaches a little below the chin."""
+_FEATHER = 15
+"""Px to both sides of the hull's edge over which the blend fades: a Gaussian of sigma 5, three times."""
 
 
 class VAE(Protocol):
@@ -105,18 +109,21 @@ class Target(NamedTuple):
 
 class References(NamedTuple):
     """References made ready once: latents (B, R, C, h, 32), sketches (B, R, S, h, 32), points (B, R, 131, 2) px, images
-    (B, R, 3, 8 h, 256) in -1..1, nearness (B, R) in 0..1: how much each is to serve, see `points.nearest_mouths`."""
+    (B, R, 3, 8 h, 256) in -1..1, nearness (B, R) in 0..1: how much each is to serve, see `points.nearest_mouths`;
+    where they serve many frames, features (B, R, width, h, 32): what the net's first layer makes of them."""
 
     latents: Tensor
     sketches: Tensor
     points: Tensor
     images: Tensor
     nearness: Tensor
+    features: Tensor | None = None
 
     def chosen(self, which: Tensor, nearness: Tensor) -> References:
         """Of one bank of N (B = 1) those that serve each of F frames: which (F, R) of the bank, nearness (F, R)."""
         latents, sketches, points, images = (value[0, which] for value in self[:4])
-        return References(latents, sketches, points, images, nearness)
+        features = None if self.features is None else self.features[0, which]
+        return References(latents, sketches, points, images, nearness, features)
 
 
 class Painted(NamedTuple):
@@ -191,8 +198,17 @@ class Lm2Face(nn.Module):
         nearness = images.new_ones(images.shape[:2]) if nearness is None else nearness
         return References(latents, sketches, points, images[..., self.config.first_row * CELL :, :], nearness)
 
-    def forward(self, target: Target, references: References, painted: int | None = None) -> Painted:
-        """painted: only so many of the targets are decoded to pictures, all if left out."""
+    def with_features(self, references: References) -> References:
+        """The same references with what the net makes of them whatever the target: they are to serve many frames."""
+        features = self.spade_net.align.features(references.latents, references.sketches)
+        return references._replace(features=features)
+
+    def forward(
+        self, target: Target, references: References, painted: int | None = None, columns: slice = WHOLE
+    ) -> Painted:
+        """painted: only so many of the targets are decoded to pictures, all if left out. columns: of cells, that are
+        decoded; in the small preset those farther beside cost nothing.
+        """
         top = self.config.first_row
         known = torch.zeros_like(target.masked[:, :1])
         known[..., : MASK_ROW // CELL - top, :] = 1
@@ -202,20 +218,27 @@ class Lm2Face(nn.Module):
         else:
             flow = target.masked.new_zeros(*references.latents.shape[:2], 2, SIDE, SIDE)
         inputs = (target.masked, known, target.sketch, references.latents, references.sketches, flow)
-        latent, aligned = self._twice(self.spade_net, *inputs, references.nearness)
-        return Painted(latent, aligned, *self._picture(latent[:painted], aligned, references.images[:painted]))
+        latent, aligned = self._twice(self.spade_net, *inputs, references.nearness, references.features)
+        return Painted(latent, aligned, *self._picture(latent[:painted], aligned, references.images[:painted], columns))
 
-    def _picture(self, latent: Tensor, aligned: Aligned, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _picture(
+        self, latent: Tensor, aligned: Aligned, images: Tensor, columns: slice
+    ) -> tuple[Tensor, Tensor | None]:
         cut = self.config.shown_row // CELL - self.config.first_row
+        first, last = max(columns.start - _BORDER, 0), min(columns.stop + _BORDER, SIDE)
+        if self.refine is None:
+            first, last = 0, SIDE
+        latent = latent[..., first:last]
         parts = latent.split(_DECODED_AT_ONCE if self.saves_memory else len(latent))
         decoded = torch.cat([self._twice(self.vae.decode, part) for part in parts])[..., cut * CELL :, :]
+        shown = slice((columns.start - first) * CELL, (columns.stop - first) * CELL)
         if self.refine is None:
-            return decoded, None
+            return decoded[..., shown], None
         flow, weight = aligned.flow[: len(latent)], aligned.weight[: len(latent)]
-        warped = warp_pixels(images, flow, weight, CELL)[..., cut * CELL :, :]
-        return self.refine(decoded, warped, latent[..., cut:, :]), warped
+        warped = warp_pixels(images, flow, weight, CELL, slice(cut * CELL, None), slice(first * CELL, last * CELL))
+        return self.refine(decoded, warped, latent[..., cut:, :])[..., shown], warped[..., shown]
 
-    def _twice(self, compute: Callable[..., Any], *inputs: Tensor) -> Any:
+    def _twice(self, compute: Callable[..., Any], *inputs: Tensor | None) -> Any:
         if self.saves_memory and torch.is_grad_enabled():
             return checkpoint(compute, *inputs, use_reentrant=False)
         return compute(*inputs)
@@ -256,9 +279,20 @@ def blend_mask(faces: list[Array]) -> Array:
         cv2.fillConvexPoly(canvas, cv2.convexHull(np.round(hull).astype(np.int32)), 255)
     canvas[: MASK_ROW - 2] = 0
     canvas[-12:] = canvas[:, :12] = canvas[:, -12:] = 0  # a jaw at the crop's edge must fade inside it, too
-    soft = cv2.GaussianBlur(canvas, (0, 0), 5.0).astype(np.float32) / 255
+    top = MASK_ROW - 2 - _FEATHER  # nothing is above
+    soft = np.zeros((CROP, CROP), np.float32)
+    soft[top:] = cv2.GaussianBlur(canvas[top:], (2 * _FEATHER + 1,) * 2, _FEATHER / 3).astype(np.float32) / 255
     soft[: (_FIRST_ROW + _BORDER) * CELL] = 0
     return soft
+
+
+def blend_columns(faces: Array) -> slice:
+    """The columns of cells that `blend_mask` can touch, of all faces (F, 131, 2) crop px together."""
+    across = faces[:, OVAL[3:-3], 0]
+    middle = across.mean(1, keepdims=True)
+    hull = (across - middle) * _HULL_SCALE[0] + middle
+    first, last = (int(edge) // CELL for edge in (hull.min() - _FEATHER - 1, hull.max() + _FEATHER + 1))
+    return slice(min(max(first, 0), SIDE - 1), min(max(last + 1, 1), SIDE))
 
 
 def composite(generated: Tensor, target: Tensor, mask: Tensor, shown_row: int) -> Tensor:

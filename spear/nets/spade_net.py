@@ -29,6 +29,8 @@ class SpadeNetConfig:
 _FLOW_REACH = (20.0, 6.0)
 """Crop px. Of unseen people's references warped by this flow alone, PSNR in the hull is up to .9 dB better than with
 one reach of 14, most where the mouth is another."""
+_FADE = 0.08
+"""Added to the sum of the weights, so that the flow fades to zero away from the face."""
 _NEVER = 1e-4
 """The least nearness: its logarithm must be finite."""
 
@@ -55,14 +57,19 @@ class Align(nn.Module):
         self.to_flow = nn.Conv2d(config.width, 3 * config.finer**2, 3, padding=1)
         start_at_zero(self.to_flow)
 
+    def features(self, latents: Tensor, sketches: Tensor) -> Tensor:
+        """What the first layer makes of references, whatever the target: (B, R, C, H, W), (B, R, S, H, W) ->
+        (B, R, width, H, W)."""
+        return self.inward(torch.cat([latents, sketches], 2).flatten(0, 1)).unflatten(0, latents.shape[:2])
+
     def forward(
-        self, latents: Tensor, sketches: Tensor, target_sketch: Tensor, first_flow: Tensor, nearness: Tensor
+        self, latents: Tensor, features: Tensor, target_sketch: Tensor, first_flow: Tensor, nearness: Tensor
     ) -> Aligned:
-        """latents (B, R, C, H, W), sketches (B, R, S, H, W), target_sketch (B, S, H, W); what the landmarks tell and
-        the net adds to: first_flow (B, R, 2, h, w) in cells of the latents, nearness (B, R): 1 for a reference whose
-        mouth is like the target's, 0 for one that must not be seen."""
+        """latents (B, R, C, H, W), features (B, R, width, H, W) of the references, target_sketch (B, S, H, W); what the
+        landmarks tell and the net adds to: first_flow (B, R, 2, h, w) in cells of the latents, nearness (B, R): 1 for a
+        reference whose mouth is like the target's, 0 for one that must not be seen."""
         shape = latents.shape[:2]
-        x = self.inward(torch.cat([latents, sketches], 2).flatten(0, 1))
+        x = features.flatten(0, 1)
         for block in self.blocks:
             x = block(x, target_sketch)
         out = nn.functional.pixel_shuffle(self.to_flow(x), self.finer).float()
@@ -113,9 +120,12 @@ class SpadeNet(nn.Module):
         ref_sketches: Tensor,
         first_flow: Tensor,
         nearness: Tensor,
+        ref_features: Tensor | None = None,
     ) -> tuple[Tensor, Aligned]:
-        """Shapes as in Align and Paint. Returns the target's latent (B, C, H, W) and the aligned references."""
-        aligned = self.align(ref_latents, ref_sketches, sketch, first_flow, nearness)
+        """Shapes as in Align and Paint. ref_features: of the references, where they were computed ahead. Returns the
+        target's latent (B, C, H, W) and the aligned references."""
+        features = self.align.features(ref_latents, ref_sketches) if ref_features is None else ref_features
+        aligned = self.align(ref_latents, features, sketch, first_flow, nearness)
         return self.paint(masked, known, sketch, aligned), aligned
 
 
@@ -136,14 +146,26 @@ def landmark_flow(references: Tensor, targets: Tensor, rows: int, columns: int, 
     device = targets.device
     y = (torch.arange(rows, device=device) + top + 0.5) * cell - 0.5
     x = (torch.arange(columns, device=device) + 0.5) * cell - 0.5
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(1, -1, 2).expand(len(targets), -1, 2)
     rest = references - targets[:, None]
-    moved = rest.new_zeros(*rest.shape[:2], 2, grid.shape[1])
+    moved = rest.new_zeros(*rest.shape[:2], 2, rows, columns)
     with torch.autocast(device.type, enabled=False):  # half precision would be off by tenths of a pixel
         for reach in _FLOW_REACH:
-            moved = moved + torch.einsum("bgp,brpc->brcg", _spread(grid, targets, reach), rest)
+            moved = moved + _over_grid(rest, targets, y, x, reach)
             rest = rest - torch.einsum("bqp,brpc->brqc", _spread(targets, targets, reach), rest)
-    return moved.unflatten(-1, (rows, columns))
+    return moved
+
+
+def _over_grid(values: Tensor, points: Tensor, y: Tensor, x: Tensor, reach: float) -> Tensor:
+    """Values (B, R, P, 2) of points (B, P, 2), spread over a grid of rows y (H,) and columns x (W,): (B, R, 2, H, W).
+
+    The weights of `_spread` are a product of one factor for the row and one for the column: a matrix product, where
+    weights of every point at every place would take a sixth of the time of the whole net.
+    """
+    down, across = (torch.exp(-(place[:, None] - points[:, None, :, i]).square() / (2 * reach**2))
+                    for i, place in ((1, y), (0, x)))  # (B, H, P), (B, W, P)  # fmt: skip
+    rows = values.transpose(2, 3).flatten(1, 2)[:, :, None] * down[:, None]
+    sums = torch.cat([rows, down[:, None]], 1) @ across.transpose(1, 2)[:, None]
+    return (sums[:, :-1] / (sums[:, -1:] + _FADE)).unflatten(1, (-1, 2))
 
 
 def _spread(places: Tensor, points: Tensor, reach: float) -> Tensor:
@@ -151,4 +173,4 @@ def _spread(places: Tensor, points: Tensor, reach: float) -> Tensor:
     # not by products: a difference of large squares is coarse
     apart = torch.cdist(places, points, compute_mode="donot_use_mm_for_euclid_dist")
     weight = torch.exp(-apart.square() / (2 * reach**2))
-    return weight / (weight.sum(-1, keepdim=True) + 0.08)
+    return weight / (weight.sum(-1, keepdim=True) + _FADE)

@@ -26,7 +26,7 @@ ANCHORS = positions([33, 133, 362, 263, 48, 278])
 ON_CHIP = np.array([(36.1, 46.2), (59.1, 47.4), (88.3, 47.4), (111.3, 46.2), (56.7, 78.4), (90.7, 78.4)])
 """Where dlib's own pipeline (its detector, five points, padding .25) puts them on its chips, px: the medians over 204
 portraits and 171 frames of 21 people, made symmetric. The corners spread by 1 to 1.6 px, the wings by up to 3."""
-_INSTALL = 'pip install "spear-face[identity]"'
+_INSTALL = "pip install dlib-bin face_recognition_models"
 
 Frame = NDArray[np.uint8]
 Series = NDArray[np.float64]

@@ -7,7 +7,6 @@ are no FID.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spear.errors import SpearError
+from spear.pretrained.state_dict import read_state_dict
 
 WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_SHA256_PREFIX = "6726825d"
@@ -200,13 +200,7 @@ def load_inception(path: Path | None = None) -> Inception:
     """
     place = find_inception_weights(path)
     advice = f"give pytorch-fid's {WEIGHTS_NAME} with `--inception-weights FILE`"
-    try:
-        weights = torch.load(place, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SpearError(f"{place} is not a readable weight file ({reason[:120]}); {advice}") from error
-    if not isinstance(weights, dict):
-        raise SpearError(f"{place} holds no state dict; {advice}")
+    weights = read_state_dict(place, advice)
     for name in ("fc.weight", "fc.bias"):  # the classifier, which FID does not use
         weights.pop(name, None)
     net = Inception()

@@ -7,7 +7,6 @@ their squared differences are weighted by a learned head, averaged over the plac
 from __future__ import annotations
 
 import importlib.util
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spear.errors import SpearError
+from spear.pretrained.state_dict import read_state_dict
 
 ALEXNET_NAME = "alexnet-owt-7be5be79.pth"
 ALEXNET_URL = f"https://download.pytorch.org/models/{ALEXNET_NAME}"
@@ -114,25 +114,16 @@ def load_lpips() -> Lpips:
     """
     alexnet, heads = find_lpips_weights()
     net = Lpips()
-    weights = _read(alexnet, ALEXNET_URL).items()
+    weights = read_state_dict(alexnet, f"download {ALEXNET_URL} again").items()
     features = {name.removeprefix("features."): tensor for name, tensor in weights if name.startswith("features.")}
     _fill(net.features, features, alexnet, ALEXNET_URL)
     # lin0.model.1.weight .. lin4.model.1.weight: the 1x1 convolution stands behind a dropout there
     names = {f"lin{stage}.model.1.weight": f"{stage}.weight" for stage in range(len(WIDTHS))}
-    lines = {names.get(name, name): tensor for name, tensor in _read(heads, HEADS_URL).items()}
+    lines = {
+        names.get(name, name): tensor for name, tensor in read_state_dict(heads, f"download {HEADS_URL} again").items()
+    }
     _fill(net.heads, lines, heads, HEADS_URL)
     return net.eval().requires_grad_(False)
-
-
-def _read(path: Path, url: str) -> dict[str, Tensor]:
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SpearError(f"{path} is not a readable weight file ({reason[:120]}); download {url} again") from error
-    if not isinstance(weights, dict):
-        raise SpearError(f"{path} holds no state dict; download {url} again")
-    return weights
 
 
 def _fill(part: nn.Module, weights: dict[str, Tensor], path: Path, url: str) -> None:

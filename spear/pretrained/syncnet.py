@@ -6,7 +6,6 @@ The protocol is that of the public scripts (joonson/syncnet_python, and evaluati
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from spear.clip import SAMPLE_RATE, SAMPLES_PER_FRAME
 from spear.errors import SpearError
+from spear.pretrained.state_dict import read_state_dict
 
 WEIGHTS_NAME = "syncnet_v2.model"
 WEIGHTS_URL = f"http://www.robots.ox.ac.uk/~vgg/software/lipsync/data/{WEIGHTS_NAME}"
@@ -139,13 +139,7 @@ def load_syncnet(path: Path | None = None) -> SyncNet:
     """
     place = find_syncnet_weights(path)
     advice = f"give {WEIGHTS_NAME} of {WEIGHTS_URL} with `--syncnet-weights FILE`"
-    try:
-        weights = torch.load(place, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SpearError(f"{place} is not a readable weight file ({reason[:120]}); {advice}") from error
-    if not isinstance(weights, dict):
-        raise SpearError(f"{place} holds no state dict; {advice}")
+    weights = read_state_dict(place, advice)
     net = SyncNet()
     # a counter of the training's batches, which files of old torch versions lack and which says nothing here
     counters = {name: tensor for name, tensor in net.state_dict().items() if name.endswith("num_batches_tracked")}

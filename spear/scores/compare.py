@@ -1,4 +1,4 @@
-"""Scores of clips, gathered frame by frame: only a few numbers per frame are kept, so memory is flat with length."""
+"""Scores of clips, gathered frame by frame: some 2 KB a frame are kept, an hour is 180 MB."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ _FAR = 0.5
 _LIPS = slice(len(JAW), None)
 """Outer and inner lips among the lower 57 points."""
 _NO_POINTS: Array = np.full((N_LOWER, 2), np.nan, np.float32)
-_NO_WINDOW = np.full(4, np.nan)
 
 Seen = tuple[Array, Array, float]
 """One frame: predicted and true points (P, 2) in the same px, and the true face width in those px."""
@@ -81,11 +80,11 @@ class ClipScores:
         Only the lower 57 points of the prediction count; both lip openings are divided by the truth's face width.
         Raises ValueError for other shapes or non-finite points.
         """
-        self.pred_missing += pred is None
-        self.truth_missing += truth is None
+        self.count_faces(pred is not None, truth is not None)
         lower = None if pred is None else pred[-N_LOWER:]
-        self.pred_points.append(_NO_POINTS if lower is None else lower)
-        self.truth_points.append(_NO_POINTS if truth is None else truth[LOWER])
+        # copies: a view would keep the other 74 points in memory too
+        self.pred_points.append(_NO_POINTS if lower is None else lower.copy())
+        self.truth_points.append(_NO_POINTS if truth is None else truth[LOWER].copy())
         if lower is None or truth is None:
             self._before = None
             self.add({name: math.nan for name in (*DISTANCES, "opening_pred", "opening_truth")})
@@ -105,14 +104,15 @@ class ClipScores:
         })  # fmt: skip
         self._before = now
 
+    def count_faces(self, pred: bool, truth: bool) -> None:
+        """Count in which of two frames no face was found."""
+        self.pred_missing += not pred
+        self.truth_missing += not truth
+
     def add(self, values: dict[str, float]) -> None:
         """Add one frame's values to their series."""
         for name, value in values.items():
             self.series.setdefault(name, []).append(value)
-
-    def add_pictures(self, where: str, which: frozenset[str], pred: Picture | None, truth: Picture | None) -> None:
-        """Add one frame's psnr and ssim, those in `which`; where: `full` or `crop`; None where there is no crop."""
-        self.add(picture_values(where, which, pred, truth))
 
     def part(self, frames: slice) -> ClipScores:
         """The series of some of the frames."""
@@ -164,6 +164,7 @@ class ClipScores:
         counts: dict[str, Any] = {"clip": self.clip, "frames": self.frames}
         if "ld" in self.series:
             counts["frames_both_faces"] = len(self._known("ld"))
+        if "ld" in self.series or self.pred_missing or self.truth_missing:
             counts["frames_without_face_pred"] = self.pred_missing
             counts["frames_without_face_truth"] = self.truth_missing
         return counts | self.counts | self.values()
@@ -172,23 +173,35 @@ class ClipScores:
         """Sentences on what was left out of this clip's scores, and why."""
         notes = [f"{self.clip}: {remark}" for remark in self.remarks]
         for side, missing in (("prediction", self.pred_missing), ("truth", self.truth_missing)):
-            if missing:
+            if missing and "ld" in self.series:
                 notes.append(
                     f"{self.clip}: no face in {missing} of {self.frames} frames of the {side}; not in LD and LVD"
                 )
-        crops = [name for name in self.series if name.endswith("_crop")]
-        lost, seen = max(((len(s := self.series[n]) - len(self._known(n)), len(s)) for n in crops), default=(0, 0))
-        if lost:
-            notes.append(f"{self.clip}: no face crop in {lost} of {seen} frames; not in {', '.join(crops)}")
+        lost: dict[tuple[int, int], list[str]] = {}
+        for name, values in self.series.items():
+            missing = len(values) - len(self._known(name))
+            if name not in DISTANCES and not name.startswith("opening_") and "_baseline" not in name and missing:
+                lost.setdefault((missing, len(values)), []).append(name)
+        looked_at = len(self.windows)
+        if (without := looked_at - self.counts.get("pictures", looked_at)) > 0:
+            lost.setdefault((without, looked_at), []).append("fid")
+        for (missing, seen), names in lost.items():
+            notes.append(f"{self.clip}: no face in {missing} of {seen} frames; not in {', '.join(names)}")
         far = int((self._known("ld") > _FAR).sum())
         if far:
             notes.append(
                 f"{self.clip}: LD above {_FAR} face widths in {far} frames; do both videos show the same face?"
             )
         undefined = [name for name, value in self.values().items() if value is None]
-        if undefined:
-            reason = "too few frames with a face, or the true mouth is still"
-            notes.append(f"{self.clip}: not defined: {', '.join(undefined)} ({reason})")
+        for whole, reason in (
+            (False, "too few frames with a face, or the true mouth is still"),
+            (True, "no sound, less than two seconds with a face, silence, or a still mouth"),
+        ):
+            if names := [name for name in undefined if (name in self.whole) == whole]:
+                notes.append(f"{self.clip}: not defined: {', '.join(names)} ({reason})")
+        if unsure := [name for name in self.whole if name.endswith("_certain") and self.whole[name] == 0.0]:
+            lags = ", ".join(name.replace("_certain", "_lag_ms") for name in unsure)
+            notes.append(f"{self.clip}: {lags} may be chance: the peak does not stand out, or the clip is short")
         return notes
 
 

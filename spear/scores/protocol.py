@@ -25,7 +25,7 @@ def protocol_of(which: Collection[str], sha256: dict[str, str], crop: str) -> di
         "detector": DETECTOR,
         "mean": "over frames; over several clips weighted by frames",
         "interval": f"95 %, percentile bootstrap, {ROUNDS} rounds, over clips (of one clip: over its seconds); "
-        f"none below {LEAST}",
+        f"none below {LEAST}, none of FID, and of one clip only of means over frames",
     }
     chosen = set(which)
     if chosen & LANDMARK_SCORES:
@@ -41,7 +41,7 @@ def protocol_of(which: Collection[str], sha256: dict[str, str], crop: str) -> di
 
 
 _LANDMARKS = {
-    "ld": "eq. 9, lower 57 points, full-frame px of each video over the truth's face width of that frame; "
+    "ld": "eq. 9, lower 57 points, px of the truth's frame over the truth's face width of that frame; "
     "no alignment; frames where both faces were found",
     "lvd": "eq. 6 (lvd_squared) and without the square (lvd), as ld; steps between neighbouring such frames",
     "lips_alone": "ld_lips, lvd_lips: of the 57 the 40 of outer and inner lips",
@@ -62,8 +62,9 @@ _WORDS = {
     "csim": {"csim": "cosine of dlib's 128-d face embeddings, prediction and truth of the same frame; mean of the "
              "frames with both faces; not ArcFace's, whose values are others"},
     "sync": {
-        "sync": "slopes of lip opening and of speech energy (1 to 3.5 kHz), Pearson r at the best lag within 10 frames "
-        "(r_as_is: at none), lag above 0: the sound is late; sync_truth: the same of the truth",
+        "sync": "slopes of lip opening and of speech energy (1 to 3.5 kHz): the largest Pearson r within 10 frames, r "
+        "as it is, and the lag, at a parabola's peak, less the -.3 frames that speech in time has, in whole frames, "
+        "+ = the sound is late; certain: 5 s and more, a peak that stands out in both halves; sync_truth: of the truth",
     },
 }  # fmt: skip
 _BORROWED = {
@@ -73,6 +74,6 @@ _BORROWED = {
     },
     "lse_d, lse_c": {
         "lse": "SyncNet's least mean distance (lse_d) and median less least (lse_c), offsets within 15 frames, on our "
-        "own face crops at 224x224, where others use S3FD's boxes",
+        "own face crops by the truth's transform (without a face: the last one) at 224x224; others use S3FD's boxes",
     },
 }

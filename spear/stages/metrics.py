@@ -15,7 +15,7 @@ from spear.errors import SpearError
 from spear.figures import FigureFolder
 from spear.jobs import run_each
 from spear.judges import Available, WeightFiles, check_weights, load_judges
-from spear.metrics_common import checked_metrics, scores_of, shown_of
+from spear.metrics_common import Pictures, checked_metrics, scores_of, shown_of, told
 from spear.progress import Progress, Report, no_progress
 from spear.published import PAPER, beside, check_source
 from spear.report.page import Shown, check_report, write_report
@@ -69,23 +69,26 @@ def metrics(
     files = WeightFiles(inception=inception_weights)
     available = check_weights(which, files, videos=False)
     which = available.which
-    nets, told = load_nets(models, which, vae), Report()
-    chosen = clips_to_score(clips, split, nets.a2lm, told)
+    nets, skipped = load_nets(models, which, vae), Report()
+    chosen = clips_to_score(clips, split, nets.a2lm, skipped)
     folder = None if figures is None else FigureFolder(figures)
     if report is not None:
         check_report(report)
     if against is not None:
         check_source(against)
+    load_judges(available.parts, files)  # a damaged weight file is no fault of the first clip
     work = _Work(available, files, models, vae, tuple(nets.sha256), figures)
-    scored = _score(work, chosen, nets, folder, jobs, told, progress)
+    pictures = Pictures([clip.id for clip in chosen])
+    scored = _score(work, chosen, nets, folder, pictures, jobs, skipped, progress)
     used, of_clips = [clip for clip, _ in scored], [scores for _, scores in scored]
     found = controls(nets.a2lm, used) if which & LANDMARK_SCORES else Controls()
-    notes = [*available.absent, *(f"left out: {name}: {reason}" for name, reason in told.skipped)]
+    notes = [*available.absent, *(f"left out: {name}: {reason}" for name, reason in skipped.skipped)]
     notes += [*(note for scores in of_clips for note in scores.notes()), *found.notes, *_split_notes(split, used)]
     of_split = split_protocol(nets, which, split, scored, len(found.pairs), by)
     # twice: for its place in front, and because its sentences stand over those for two videos
     protocol = of_split | protocol_of(which, available.sha256, "the true crop and the blended one") | of_split
-    scores = scores_of(of_clips, protocol, {**split_total(of_clips), **found.values}, notes, available)
+    values = {**split_total(of_clips), **found.values}
+    scores = scores_of(of_clips, protocol, values, notes, available, pictures.frechet)
     scores.intervals = intervals(resampled_against_baseline(resampled_means(of_clips)))
     for row, clip in zip(scores.per_clip, used, strict=True):
         row |= {name: getattr(clip.info, name) for name in GROUPS}
@@ -122,16 +125,17 @@ class _Outcome:
 
 
 def _score(
-    work: _Work, clips: list[Clip], nets: Nets, folder: FigureFolder | None, jobs: int, report: Report,
-    progress: Progress,
+    work: _Work, clips: list[Clip], nets: Nets, folder: FigureFolder | None, pictures: Pictures, jobs: int,
+    report: Report, progress: Progress,
 ) -> Scored:  # fmt: skip
     """The clips that could be scored; why others could not stands in the report. Raises SpearError where none could,
     and where figures cannot be written."""
     scored: dict[str, tuple[Clip, SplitClipScores]] = {}
     apart = jobs > 1 and len(clips) > 1
     for clip, outcome in _at_once(work, clips, jobs, progress) if apart else _in_turn(work, clips, nets, progress):
+        pictures.take(clip.id, outcome.scores if isinstance(outcome, _Outcome) else None)
         if isinstance(outcome, Exception):
-            report.skipped.append((clip.id, str(outcome) or type(outcome).__name__))
+            report.skipped.append((clip.id, told(outcome)))
             continue
         if outcome.unwritable is not None:
             raise SpearError(outcome.unwritable)
@@ -152,8 +156,6 @@ def _in_turn(
         try:
             yield clip, _score_clip(work, nets, partial(_tick, progress, before, total), clip)
         except SpearError as error:
-            if hasattr(error, "code"):  # not the clip's: a signal that ends the command
-                raise
             yield clip, error
         before += passes * clip.info.frames
 

@@ -26,7 +26,7 @@ from spear.judges import Judges
 from spear.nets.a2lm import A2LM
 from spear.nets.lm2face import Lm2Face
 from spear.painter import BATCH, Painter, load_lm2face, with_lower_face
-from spear.pair_scores import crop_values, lmd_values, sync_values
+from spear.pair_scores import add_sync_values, crop_values, lmd_values, load_speech
 from spear.points import Array
 from spear.pretrained.identity import similarity
 from spear.progress import Report
@@ -136,11 +136,11 @@ def score_clip(
     driven, found = with_lower_face(points, pred), confidence > 0
     if which & LANDMARK_SCORES:
         _add_points(scores, which, driven, baseline, points, found)
+    scores.frames = len(points)
     if "sync" in which:
-        sound = clip.audio_path if clip.info.has_audio else None
-        for side in ("pred", "truth"):
-            name = "sync" if side == "pred" else "sync_truth"
-            scores.whole |= sync_values(name, sound, np.array(scores.series[f"opening_{side}"]))
+        speech = load_speech(clip.audio_path if clip.info.has_audio else None, scores)
+        for name, side in (("sync", "pred"), ("sync_truth", "truth")):
+            add_sync_values(scores, name, speech, scores.series[f"opening_{side}"])
     if nets.lm2face is not None:
         scores.frechet = None if judges.embed is None else FrechetScore(judges.embed)
         for number, (blended, truth, mask) in enumerate(painted_crops(clip, nets.lm2face, points, driven, tick)):
@@ -152,7 +152,6 @@ def score_clip(
                 scores.add({"csim": near if known else math.nan})
     if scores.frechet is not None:
         scores.frechet.closed()
-    scores.frames = len(points)
     tick(scores.frames)
     return scores, pred
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from spear.errors import SpearError
+from spear.errors import SpearError, UnwritableFigures
 from spear.figures import FigureFolder
 from spear.files import sha256_of
 from spear.jobs import run_each
 from spear.judges import Available, WeightFiles, check_weights, load_judges
-from spear.metrics_common import checked_metrics, scores_of, shown_of
+from spear.metrics_common import Pictures, checked_metrics, scores_of, shown_of, told
 from spear.pair_scores import score_videos
 from spear.progress import Progress, no_progress
 from spear.published import PAPER, beside, check_source
@@ -23,7 +23,6 @@ from spear.score_cache import load_scores, save_scores
 from spear.scores.bootstrap import intervals, resampled_means
 from spear.scores.compare import ClipScores, Scores, total
 from spear.scores.protocol import VIDEO_CROP, protocol_of
-from spear.video import Footage
 from spear.video_pairs import Lockstep, VideoPair, match_videos
 
 
@@ -68,15 +67,19 @@ def compare_videos(
         check_report(report)
     if against is not None:
         check_source(against)
+    load_judges(available.parts, files)  # a damaged weight file is no fault of the first pair
     work = _Work(available, files, jobs if len(pairs) == 1 else 1, figures)
-    scored, left_out = _score(work, pairs, folder, jobs, progress)
+    pictures = Pictures([pair.name for pair in pairs])
+    scored, left_out = _score(work, pairs, folder, pictures, jobs, progress)
     of_pairs = [scores for _, scores in scored]
     notes = [*available.absent, *notes, *left_out, *(note for scores in of_pairs for note in scores.notes())]
     protocol = protocol_of(available.which, available.sha256, VIDEO_CROP)
     protocol |= {"pred": str(pred), "truth": str(truth), "pairs": len(scored)}
     protocol |= {"frames": sum(scores.frames for scores in of_pairs), **_RULES}
-    scores = scores_of(of_pairs, protocol, total(of_pairs), notes, available)
+    scores = scores_of(of_pairs, protocol, total(of_pairs), notes, available, pictures.frechet)
     scores.intervals = intervals(resampled_means(of_pairs))
+    for row, (pair, _) in zip(scores.per_clip, scored, strict=True):
+        row |= {"pred": str(pair.pred), "truth": str(pair.truth)}
     if folder is not None:
         scores.notes += folder.notes()
     if against is not None:
@@ -89,27 +92,34 @@ def compare_videos(
 
 _RULES = {
     "lengths": "the first min(prediction, truth) frames are compared",
-    "sizes": "a prediction of the same shape is resized to the truth's size: area mean down, bicubic up",
+    "sizes": "a prediction of the same shape (aspect within 1 %) is resized to the truth's size, area mean down, "
+    "bicubic up; the pixel that makes an odd size even is cut off",
     "rates": "other frame rates are read at 25: the frame that is on screen in the middle of each 40 ms",
-    "no_face": "frames without a face are counted for each side and left out of the scores that need one",
+    "no_face": "frames without a face are counted (of the prediction where a score needs its points), and left out of "
+    "the scores that need one",
 }
 
 
 def _score(
-    work: _Work, pairs: list[VideoPair], folder: FigureFolder | None, jobs: int, progress: Progress
-) -> tuple[list[tuple[VideoPair, ClipScores]], list[str]]:
+    work: _Work, pairs: list[VideoPair], folder: FigureFolder | None, pictures: Pictures, jobs: int,
+    progress: Progress,
+) -> tuple[list[tuple[VideoPair, ClipScores]], list[str]]:  # fmt: skip
     """Pairs that could be scored, in order, and why others could not. Raises the reason where none could."""
     outcomes: dict[str, ClipScores | Exception] = {}
     for pair, result in _results(work, pairs, jobs, progress):
+        if isinstance(result, UnwritableFigures):
+            raise result
         if isinstance(result, Exception):
             outcomes[pair.name] = result
+            pictures.take(pair.name, None)
         else:
             outcomes[pair.name], drawn = result
+            pictures.take(pair.name, result[0])
             if folder is not None and drawn is not None:
                 folder.take_in(drawn)
         if len(pairs) > 1:
             progress(len(outcomes), len(pairs), pair.name)
-    left_out = [f"left out: {pair.name}: {reason or type(reason).__name__}" for pair in pairs
+    left_out = [f"left out: {pair.name}: {told(reason)}" for pair in pairs
                 if isinstance(reason := outcomes[pair.name], Exception)]  # fmt: skip
     scored = [(pair, found) for pair in pairs if isinstance(found := outcomes[pair.name], ClipScores)]
     if not scored:
@@ -143,6 +153,6 @@ def _score_pair(work: _Work, progress: Progress, pair: VideoPair) -> tuple[ClipS
 
 
 def _shown(pair: VideoPair, scores: ClipScores) -> Shown:
-    sides = (Footage(pair.pred), Footage(pair.truth))
-    sounds = (footage.path if footage.has_audio else None for footage in sides)
+    sounds = (path if scores.counts[f"sound_{side}"] else None
+              for side, path in (("pred", pair.pred), ("truth", pair.truth)))  # fmt: skip
     return shown_of(scores, np.stack(scores.windows), lambda: Lockstep(pair).frames(), *sounds)

@@ -1,14 +1,19 @@
-"""`spear render`: speech and a reference video (or picture) in, a talking-face video out."""
+"""`spear render`: speech and a reference video (or picture) in, a talking-face video out.
+
+The face is looked for while the nets are loaded and the speech is heard. Then this thread decodes the ref and encodes
+the video, and faces are painted by one thread for each core.
+"""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -16,28 +21,37 @@ import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
 
-from spear.adapt import LEAST_FRAMES, adapted_lm2face
 from spear.audio import fit_to_frames, frames_of, load_audio
-from spear.clip import CROP
+from spear.clip import CROP, SAMPLES_PER_FRAME
 from spear.errors import SpearError
-from spear.face import Frame, blend, crop_transform, follow_face, paste, to_crop, warp_crop
+from spear.face import Frame, blend, pasted, warp_crop
 from spear.files import check_picture, whole, write_picture
-from spear.nets.a2lm import A2LM
-from spear.painter import BATCH, Painter, load_lm2face, with_lower_face
+from spear.marking import PLAIN, Marking
+from spear.nets.lm2face import Lm2Face, blend_columns
+from spear.painter import Painter, check_precision, load_lm2face, with_lower_face
+from spear.pipeline import Meanwhile, in_order
 from spear.points import Array, draw_sketch, spread_over_opening
 from spear.pretrained.audio_encoders import load_encoder
 from spear.progress import Progress, no_progress
+from spear.provenance import remove_sidecar, write_sidecar
+from spear.ref_face import RefFace
 from spear.talker import load_a2lm, speak
-from spear.version import __version__
-from spear.video import Footage, VideoWriter, ping_pong_index
+from spear.video import Footage, ping_pong_index
+from spear.video_writer import Patch, VideoWriter
 
+MODELS = ("a2lm.safetensors", "lm2face.safetensors")
 PACKAGED = Path(__file__).parent.parent / "weights"
 CONTAINERS = (".mp4", ".mov", ".mkv")
-COMMENT = f"Synthetic face: made with SPEAR {__version__}"
 """Stands in the metadata of every rendered file."""
 _MOMENTS = 8
 _LEAST_ANALYSED = 250
 """Frames of a long ref that are looked at even for short speech: references want an open mouth."""
+_BATCH = 4
+"""Frames painted together: with more of them memory grows, and the time of a frame does not fall."""
+_MOST_HELD = 300_000_000
+"""Bytes of frames that are decoded and not yet encoded; three batches are held in any case."""
+_MOST_WORKERS = 8
+"""Threads that paint: each takes 50 MB. Where there are more cores, several share the work of a thread."""
 
 Item = TypeVar("Item")
 
@@ -53,10 +67,28 @@ class Rendered:
     notes: list[str] = field(default_factory=list)
 
 
+class Shown(NamedTuple):
+    """A frame to show: that of the ref, what is pasted into it; its crop, the points that drive it, the painted crop
+    and its mask."""
+
+    frame: Frame
+    patch: Patch
+    crop: Frame
+    points: Array
+    face: Frame
+    mask: Array
+
+    def whole(self) -> Frame:
+        """The frame with the patch in its place."""
+        frame = self.frame.copy()
+        frame[self.patch.area] = self.patch.pixels
+        return frame
+
+
 def render(
     audio: Path,
     ref: Path,
-    out: Path,
+    out: Path | BinaryIO,
     models: Path | None = None,
     face: str = "largest",
     encoder_weights: str | None = None,
@@ -64,113 +96,181 @@ def render(
     sheet: Path | None = None,
     adapt: int = 0,
     progress: Progress = no_progress,
+    precision: str = "auto",
+    marking: Marking = PLAIN,
 ) -> Rendered:
     """Write a video in which the face of `ref` speaks `audio`: size and colours of the ref, 25 fps, the audio muxed.
 
-    ref: a video, run forward and backward where the speech is longer, or a still picture. models: a folder with
-    a2lm.safetensors and lm2face.safetensors; without it those that ship. encoder_weights, vae: folder or hub id of what
-    the models were trained with, where it does not ship. sheet: a PNG to write: crop, sketch, face and full frame of
-    eight moments. adapt: stage 2 first goes on training on the ref for so many steps; the result is kept for the next
-    time. Memory does not grow with the length.
+    ref: a video, run forward and backward where the speech is longer, or a still picture. out: a name, or a file open
+    for writing bytes, which gets a fragmented MP4 as that is made. models: a folder with a2lm.safetensors and
+    lm2face.safetensors; without it those that ship. encoder_weights, vae: folder or hub id of what the models were
+    trained with, where it does not ship. sheet: a PNG to write: crop, sketch, face and full frame of eight moments.
+    adapt: stage 2 first goes on training on the ref for so many steps. precision of stage 2: `auto` (bf16 where the
+    device has it), `fp32`, `bf16`. marking: how the video says that it is synthetic; beside a file its sidecar is
+    written, `<out>.json`. What depends on the ref alone is kept for the next time. Memory does not grow with
+    the length.
     Raises SpearError for input that cannot be used; then nothing stands under the name `out`.
     """
-    if out.suffix.lower() not in CONTAINERS:
-        raise SpearError(f"{out} does not end in {', '.join(CONTAINERS)}; give the video a name that does")
-    if out.exists() and any(out.samefile(path) for path in (audio, ref) if path.exists()):
-        raise SpearError(f"{out} is the audio or the ref itself; give another -o")
-    if sheet is not None:
-        check_picture(sheet)
-    started = time.monotonic()
-    with whole(out) as temporary:  # first, since a folder that cannot be written should not cost a minute
-        folder = models or PACKAGED
-        path = folder / "lm2face.safetensors"
-        a2lm, lm2face = load_a2lm(folder / "a2lm.safetensors"), load_lm2face(path, vae)
-        samples = load_audio(audio)
-        frames = frames_of(samples)
+    _check(audio, ref, out, sheet, precision)
+    clock, notes, folder = _Clock(), [], models or PACKAGED
+    with _destination(out) as path:  # first, since a folder that cannot be written should not cost a minute
         footage = Footage(ref)
-        points, missing = follow_face(
-            footage, face, "hold", max(frames, _LEAST_ANALYSED), lambda done: progress(done, 0, "finding the face")
-        )
-        transforms = crop_transform(points)
-        points = to_crop(points, transforms)
-        seconds = {"ref": time.monotonic() - started}
-        order = ping_pong_index(frames, len(points))
-        driven = _speak(a2lm, fit_to_frames(samples, frames), points, order, encoder_weights)
-        seconds["landmarks"] = time.monotonic() - started - sum(seconds.values())
-        read = partial(_crops, footage, transforms)
-        notes = []
-        if adapt and len(points) < LEAST_FRAMES:
-            count = "1 frame" if len(points) == 1 else f"{len(points)} frames"
-            notes.append(f"the ref has only {count}, nothing to adapt to; rendered without --adapt")
-        elif adapt:
-            lm2face = adapted_lm2face(path, vae, ref, face, points, read, adapt, progress)
-        seconds["adaptation"] = time.monotonic() - started - sum(seconds.values())
-        painter = Painter(lm2face, points, read)
-        size = (footage.width, footage.height)
-        with VideoWriter(temporary, *size, audio, pixel_aspect=footage.pixel_aspect, comment=COMMENT) as writer:
-            work = _batched(zip(footage.ping_pong(frames), order, driven, strict=True), BATCH)
-            painted = (row for batch in work for row in _paint(painter, batch, points, transforms))
-            moments, rows = set(np.linspace(0, frames - 1, _MOMENTS).astype(int).tolist()), []
-            for number, (crop, lines, face_crop, frame) in enumerate(painted):
-                writer.write(frame)
-                if sheet is not None and number in moments:
-                    rows.append(_sheet_row(crop, lines, face_crop, frame))
-                progress(number + 1, frames, "rendering")
+        found, driven, order, lm2face = _learn(footage, face, audio, folder, vae, encoder_weights, clock, progress)
+        if adapt:
+            from spear.adapt import LEAST_FRAMES, adapted_lm2face  # what training needs takes 3 s to import
+
+            if len(found.points) < LEAST_FRAMES:
+                count = "1 frame" if len(found.points) == 1 else f"{len(found.points)} frames"
+                notes.append(f"the ref has only {count}, nothing to adapt to; rendered without --adapt")
+            else:
+                checkpoint = folder / "lm2face.safetensors"
+                lm2face = adapted_lm2face(checkpoint, vae, ref, face, found.points, found.crops, adapt, progress)
+        clock.lap("adaptation")
+        columns = blend_columns(np.concatenate([found.points, driven]))
+        painter = Painter(lm2face, found.points, found.references, precision, columns)
+        writer = VideoWriter(
+            path, footage.width, footage.height, audio, pixel_aspect=footage.pixel_aspect, comment=marking.comment,
+            stream=None if isinstance(out, Path) else out,
+        )  # fmt: skip
+        with writer as write, _painted(painter, footage, found, order, driven) as shown:
+            rows = _write_all(shown, len(order), write, marking, sheet is not None, clock, progress)
         if sheet is not None:
             write_picture(sheet, np.vstack(rows))
-        seconds["faces"] = time.monotonic() - started - sum(seconds.values())
-    if missing:
-        notes.append(f"no face in {len(missing)} of {len(points)} frames of the ref; its place was interpolated there")
+        clock.lap("faces")
+        if isinstance(out, Path):
+            given = [Path(name) for name in (encoder_weights, vae) if name and Path(name).exists()]
+            record = marking.finish(path, out, audio, ref, [folder / name for name in MODELS] + given)
+            remove_sidecar(out)  # of a former render: beside the new video it would look like tampering
+    if isinstance(out, Path):
+        write_sidecar(out, record)
+    if found.missing:
+        count = f"{len(found.missing)} of {len(found.points)}"
+        notes.append(f"no face in {count} frames of the ref; its place was interpolated there")
     if footage.width % 2 or footage.height % 2:
         notes.append("the ref has an odd size; H.264 wants even ones, so the edge was repeated by one pixel")
-    return Rendered(frames, footage.width, footage.height, seconds, notes)
+    return Rendered(len(order), footage.width, footage.height, clock.seconds, notes)
 
 
-def _speak(
-    net: A2LM, samples: NDArray[np.float32], points: Array, order: NDArray[np.int64], weights: str | None
-) -> Array:
-    """The points of every output frame, (F, 131, 2) crop px: the ref's upper face, the lower face from the speech."""
-    encoder = load_encoder(net.config.encoder, weights)
-    if encoder.settings != net.config.encoder_settings:
-        raise SpearError(
-            f"the model was trained on {net.config.encoder} features of other weights than these; "
-            "give the same ones with --encoder-weights"
-        )
-    device = PartialState().device
-    features = encoder(torch.from_numpy(samples).to(device))
-    shown = points[order]
-    lower = speak(net.to(device), features, shown, points[spread_over_opening(points, net.config.references)])
-    return with_lower_face(shown, lower.numpy())
+def _check(audio: Path, ref: Path, out: Path | BinaryIO, sheet: Path | None, precision: str) -> None:
+    """Raises SpearError for what can be told before any work."""
+    if isinstance(out, Path):
+        if out.suffix.lower() not in CONTAINERS:
+            raise SpearError(f"{out} does not end in {', '.join(CONTAINERS)}; give the video a name that does")
+        if out.exists() and any(out.samefile(path) for path in (audio, ref) if path.exists()):
+            raise SpearError(f"{out} is the audio or the ref itself; give another -o")
+    if sheet is not None:
+        check_picture(sheet)
+    check_precision(precision)
 
 
-def _crops(footage: Footage, transforms: NDArray[np.float64], chosen: list[int]) -> NDArray[np.uint8]:
-    """The crops of some frames, in one pass: a jump would first read a long ref to its end."""
-    frames = enumerate(footage.frames(0, max(chosen) + 1))
-    crops = {i: warp_crop(frame, transforms[i]) for i, frame in frames if i in chosen}
-    return np.stack([crops[i] for i in chosen])
+@contextmanager
+def _destination(out: Path | BinaryIO) -> Iterator[Path]:
+    """The name to write under; of an open file only what errors call it."""
+    if isinstance(out, Path):
+        with whole(out) as temporary:
+            yield temporary
+    else:
+        yield Path(str(getattr(out, "name", "the stream")))
 
 
-def _paint(
-    painter: Painter,
-    batch: list[tuple[NDArray[np.uint8], np.int64, Array]],
-    points: Array,
-    transforms: NDArray[np.float64],
-) -> Iterator[tuple[Frame, Array, Frame, Frame]]:
-    """For each frame: the ref's crop, the points that drive it, the blended face, the full frame with it pasted in."""
-    frames, order, driven = (list(column) for column in zip(*batch, strict=True))
-    crops = [warp_crop(frame, transforms[i]) for frame, i in zip(frames, order, strict=True)]
-    painted = painter.paint(crops, np.stack(driven), points[order])
-    for frame, i, crop, lines, (face, mask) in zip(frames, order, crops, driven, painted, strict=True):
-        yield crop, lines, blend(crop, face, mask), paste(frame, face, mask, transforms[i])
+def _learn(
+    footage: Footage, face: str, audio: Path, folder: Path, vae: str | None, weights: str | None, clock: _Clock,
+    progress: Progress,
+) -> tuple[RefFace, Array, NDArray[np.int64], Lm2Face]:  # fmt: skip
+    """The face of the ref, which is looked for while the nets are loaded and the speech is heard; for every output
+    frame the points that drive it (F, 131, 2) crop px and the frame of the ref that it shows (F,); stage 2."""
+    samples = load_audio(audio)
+    samples = fit_to_frames(samples, frames_of(samples))
+    frames, device = len(samples) // SAMPLES_PER_FRAME, PartialState().device
+    with Meanwhile(partial(RefFace, footage, face, max(frames, _LEAST_ANALYSED))) as looking:
+        a2lm, lm2face = load_a2lm(folder / "a2lm.safetensors"), load_lm2face(folder / "lm2face.safetensors", vae)
+        encoder = load_encoder(a2lm.config.encoder, weights)
+        if encoder.settings != a2lm.config.encoder_settings:
+            raise SpearError(
+                f"the model was trained on {a2lm.config.encoder} features of other weights than these; "
+                "give the same ones with --encoder-weights"
+            )
+        features = encoder(torch.from_numpy(samples).to(device))
+        found = looking.result(lambda done: progress(done, 0, "finding the face"))
+    clock.lap("ref")
+    order = ping_pong_index(frames, len(found.points))
+    shown = found.points[order]
+    references = found.points[spread_over_opening(found.points, a2lm.config.references)]
+    lower = speak(a2lm.to(device), features, shown, references)
+    clock.lap("landmarks")
+    return found, with_lower_face(shown, lower.numpy()), order, lm2face
 
 
-def _sheet_row(crop: Frame, points: Array, face: Frame, frame: Frame) -> Frame:
+@contextmanager
+def _painted(
+    painter: Painter, footage: Footage, found: RefFace, order: NDArray[np.int64], driven: Array
+) -> Iterator[Iterator[Shown]]:
+    """All frames to show, in order. On a CPU each core paints a batch of its own: cores that share the work of one net
+    wait for each other hundreds of times in every batch, and for whoever else wants a core."""
+
+    def work(batch: list[tuple[Frame, np.int64, Array]]) -> list[Shown]:
+        frames, numbers, points = (list(column) for column in zip(*batch, strict=True))
+        crops = [warp_crop(frame, found.transforms[i]) for frame, i in zip(frames, numbers, strict=True)]
+        painted = painter.paint(crops, np.stack(points), found.points[numbers])
+        return [
+            Shown(frame, pasted(frame, face, mask, found.transforms[i]), crop, lines, face, mask)
+            for frame, i, crop, lines, (face, mask) in zip(frames, numbers, crops, points, painted, strict=True)
+        ]
+
+    cores = torch.get_num_threads()
+    held = _MOST_HELD // (_BATCH * 3 * footage.width * footage.height)
+    most = _MOST_WORKERS if PartialState().device.type == "cpu" else 2  # a GPU only wants to be fed
+    workers = max(min(cores, held - 2, most), 1)
+    batches = _batched(zip(footage.ping_pong(len(order)), order, driven, strict=True), _BATCH)
+    torch.set_num_threads(cores // workers)
+    try:
+        with in_order(work, batches, workers, ahead=workers + 1) as made:
+            yield itertools.chain.from_iterable(made)
+    finally:
+        torch.set_num_threads(cores)
+
+
+def _write_all(
+    shown: Iterable[Shown], frames: int, writer: VideoWriter, marking: Marking, sheet: bool, clock: _Clock,
+    progress: Progress,
+) -> list[Frame]:  # fmt: skip
+    """Write the frames; rows of the sheet, where there is to be one."""
+    moments, rows = set(np.linspace(0, frames - 1, _MOMENTS).astype(int).tolist()), []
+    for number, one in enumerate(shown):
+        if marking.watermark:
+            writer.write(marking.mark(one.whole()))
+        else:
+            writer.write(one.frame, one.patch)
+        if number == 0:
+            clock.seconds["first frame"] = clock.now()
+        if sheet and number in moments:
+            rows.append(_sheet_row(one))
+        progress(number + 1, frames, "rendering")
+    return rows
+
+
+def _sheet_row(shown: Shown) -> Frame:
     """Crop, sketch, face, and the full frame at the height of the crop, side by side."""
-    sketch = np.repeat(draw_sketch(points, CROP)[..., None], 3, axis=2)
+    frame = shown.whole()
+    sketch = np.repeat(draw_sketch(shown.points, CROP)[..., None], 3, axis=2)
     small = cv2.resize(frame, (round(frame.shape[1] * CROP / frame.shape[0]), CROP), interpolation=cv2.INTER_AREA)
-    return np.hstack([crop, sketch, face, small])
+    return np.hstack([shown.crop, sketch, blend(shown.crop, shown.face, shown.mask), small])
 
 
 def _batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
     while batch := list(itertools.islice(items, size)):
         yield batch
+
+
+class _Clock:
+    """Seconds since it was made, and of each part since the one before."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def now(self) -> float:
+        return time.monotonic() - self._started
+
+    def lap(self, part: str) -> None:
+        self.seconds[part], self._last = time.monotonic() - self._last, time.monotonic()

@@ -17,11 +17,13 @@ from spear.losses import critic_loss, generator_loss, masked_mse
 from spear.nets.autoencoder import load_autoencoder
 from spear.nets.critic import Critic
 from spear.nets.lm2face import (
+    WHOLE,
     Lm2Face,
     Lm2FaceConfig,
     Painted,
     References,
     Target,
+    blend_columns,
     blend_mask,
     build_lm2face,
     composite,
@@ -342,3 +344,46 @@ def test_blend_mask_covers_the_old_jaw_as_well_as_the_new_one() -> None:
     opened[74:91, 1] += np.linspace(0, 1, 17) * np.linspace(1, 0, 17) * 80  # the jaw drops by up to 20 px
     both = blend_mask([closed, opened])
     assert (both >= np.maximum(blend_mask([closed]), blend_mask([opened])) - 0.01).all()
+
+
+@pytest.mark.parametrize(
+    "faces", [[face()], [face(40, at=(60, 150))], [face(size=250.0)], [face(at=(215, 128)), face()]]
+)
+def test_blend_columns_hold_the_mask_and_hardly_more(faces: list[np.ndarray]) -> None:
+    touched = np.nonzero(blend_mask(faces).any(0))[0]
+    columns = blend_columns(np.stack(faces))
+    assert 0 <= columns.start * 8 <= touched[0]
+    assert touched[-1] < columns.stop * 8 <= 256
+    edges = (12, 243)  # where the mask is cut off, whatever the face is
+    assert touched[0] - columns.start * 8 < 16 or touched[0] < edges[0]
+    assert columns.stop * 8 - touched[-1] < 16 or touched[-1] > edges[1]
+
+
+@BOTH
+def test_columns_that_are_asked_for_are_like_those_of_the_whole(light: bool) -> None:
+    net, points = tiny_lm2face(light), track(2)
+    images = image_tensor(np.stack([picture(p) for p in points]))
+    whole, part = (
+        net(_target(net, images, points), _references(net, 2), columns=columns) for columns in (WHOLE, slice(6, 26))
+    )
+    rows = whole.picture.shape[-2]
+    assert part.picture.shape == (2, 3, rows, 160)
+    torch.testing.assert_close(part.latent, whole.latent)
+    true = whole.picture[..., 48:208]
+    assert (part.picture - true).abs().mean() < 0.01 * true.std()  # two cells more are computed on both sides
+    if light:
+        torch.testing.assert_close(part.warped, whole.warped[..., 48:208])
+
+
+def test_features_ahead_give_the_same_picture() -> None:
+    net, points = tiny_lm2face(light=True), track(2)
+    images = image_tensor(np.stack([picture(p) for p in points]))
+    target, references = _target(net, images, points), _references(net, 2)
+    ahead = net.with_features(references)
+    assert ahead.features is not None
+    torch.testing.assert_close(net(target, ahead).picture, net(target, references).picture)
+    bank = References(*(value[:1] for value in ahead[:5]), ahead.features[:1])
+    which = torch.tensor([[1, 0], [0, 0]])
+    chosen = bank.chosen(which, torch.ones(2, 2))
+    assert chosen.features is not None
+    torch.testing.assert_close(chosen.features, net.with_features(chosen).features)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from spear.nets.refine import Refine, warp_pixels
+from spear.nets.spade import warp
 
 
 def _pictures(rows: int = 16, columns: int = 24) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -96,3 +97,22 @@ def test_weights_pass_into_each_other_from_cell_to_cell() -> None:
     second = torch.tensor([0.0, 1.0]).view(1, 1, 1, 1, 2)
     row = warp_pixels(images, torch.zeros(1, 2, 2, 1, 2), torch.cat([1 - second, second], 1), cell=8)[0, 0, 0]
     assert row.tolist() == pytest.approx([0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1], abs=1e-5)
+
+
+def test_a_part_of_the_picture_is_that_of_the_whole() -> None:
+    torch.manual_seed(0)
+    images, flow = torch.rand(2, 3, 3, 32, 48), torch.randn(2, 3, 2, 8, 12)
+    weight = torch.rand(2, 3, 1, 8, 12).softmax(1)
+    whole = warp_pixels(images, flow, weight, cell=8)
+    part = warp_pixels(images, flow, weight, 8, slice(16, None), slice(8, 40))
+    torch.testing.assert_close(part, whole[..., 16:, 8:40])
+
+
+def test_flow_and_weights_are_stretched_as_interpolate_does() -> None:
+    torch.manual_seed(0)
+    images, flow, weight = torch.rand(1, 2, 3, 24, 32), torch.randn(1, 2, 2, 6, 8), torch.rand(1, 2, 1, 6, 8)
+    spread = nn.functional.interpolate(
+        torch.cat([flow * 8, weight], 2)[0], size=(24, 32), mode="bilinear", align_corners=False
+    )
+    by_hand = (warp(images[0], spread[:, :2], "bicubic") * spread[:, 2:]).sum(0)
+    torch.testing.assert_close(warp_pixels(images, flow, weight, cell=8)[0], by_hand, rtol=1e-4, atol=1e-4)

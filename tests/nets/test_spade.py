@@ -58,6 +58,26 @@ def test_references_of_one_target_share_its_condition(layer: type[nn.Module]) ->
     torch.testing.assert_close(net(x, condition), torch.cat(alone))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["rows", "channels last"])
+@pytest.mark.parametrize("references", [1, 3])
+def test_without_gradients_it_is_computed_in_another_way_to_the_same_end(
+    references: int, layout: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    net = SpadeBlock(8, 3, 16)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    x, condition = torch.randn(2 * references, 8, 5, 7) + 4, torch.randn(2, 3, 5, 7)
+    x = x.to(memory_format=layout)
+    before, with_gradient = x.clone(), net(x, condition)
+    with torch.inference_mode():
+        torch.testing.assert_close(net(x, condition), with_gradient, rtol=1e-4, atol=1e-4)
+        half = net.bfloat16()(x.bfloat16(), condition.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - with_gradient).abs().mean() < 0.01 * with_gradient.abs().mean()
+    assert torch.equal(x, before)
+
+
 def test_block_is_the_identity_beside_a_branch() -> None:
     block, x = SpadeBlock(4, 2, 8), torch.randn(1, 4, 5, 5)
     nn.init.zeros_(block.conv_2.weight)
@@ -87,6 +107,14 @@ def test_half_a_cell_across_an_edge_by_hand() -> None:
     flow[:, 0] = 0.5
     assert warp(x, flow)[0, 0, 0, 1:4].tolist() == pytest.approx([0, 0.5, 1], abs=1e-5)
     assert warp(x, flow, "bicubic")[0, 0, 0, 1:4].tolist() == pytest.approx([-3 / 32, 0.5, 1 + 3 / 32], abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_a_part_of_the_places_is_warped_as_in_the_whole(mode: str) -> None:
+    torch.manual_seed(0)
+    x, flow = torch.randn(2, 3, 12, 16), torch.randn(2, 2, 12, 16)
+    part = warp(x, flow[..., 4:9, 6:], mode, corner=(4, 6))
+    torch.testing.assert_close(part, warp(x, flow, mode)[..., 4:9, 6:])
 
 
 def test_half_precision_does_not_blur_the_warp() -> None:

@@ -170,6 +170,33 @@ def test_a_cut_grid_has_the_flow_of_the_rows_of_the_whole_one() -> None:
     torch.testing.assert_close(cut, whole[..., 24:, :])
 
 
+def test_the_flow_is_the_weighted_mean_point_by_point() -> None:
+    """The weights are separated into rows and columns; here they are not."""
+    torch.manual_seed(0)
+    target = torch.from_numpy(face())[None]
+    references = target[:, None] + 5 * torch.randn(1, 2, 131, 2)
+    rest, flow = (references - target[:, None]).double()[0], torch.zeros(2, 2, 20, 32, dtype=torch.float64)
+    y, x = ((torch.arange(n) + 0.5) * 8 - 0.5 for n in (20, 32))
+    grid = torch.stack([x.expand(20, 32), y[:, None].expand(20, 32)], -1).double().flatten(0, 1)
+    points = target[0].double()
+    for reach in (20.0, 6.0):
+        near, own = (
+            torch.exp(-(places[:, None] - points).square().sum(-1) / (2 * reach**2)) for places in (grid, points)
+        )
+        spread, back = (w @ rest / (w.sum(1, keepdim=True) + 0.08) for w in (near, own))
+        flow, rest = flow + spread.transpose(1, 2).unflatten(2, (20, 32)), rest - back
+    torch.testing.assert_close(landmark_flow(references, target, 20, 32, 8)[0].double(), flow, atol=1e-4, rtol=1e-4)
+
+
+def test_features_may_be_computed_ahead() -> None:
+    torch.manual_seed(0)
+    net, inputs = build_spade_net(FINER), _inputs(finer=2)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    ahead = net.align.features(inputs["ref_latents"], inputs["ref_sketches"])
+    torch.testing.assert_close(net(**inputs, ref_features=ahead), net(**inputs))
+
+
 def test_a_face_that_does_not_move_has_no_flow() -> None:
     target = torch.from_numpy(face())[None]
     assert not landmark_flow(target[:, None], target, 32, 32, 8).any()

@@ -27,7 +27,7 @@ from spear.pretrained.identity import (
     similarity,
 )
 
-INSTALL = 'install them with `pip install "spear-face[identity]"`'
+INSTALL = "install them with `pip install dlib-bin face_recognition_models`"
 
 
 def face(anchors: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -144,7 +144,7 @@ def test_what_is_absent_is_said_in_one_line(packages: Path) -> None:
         load_identity()
     assert str(error.value) == (
         f"dlib cannot load {models / 'models' / WEIGHTS_NAME} (not a net); install both again with "
-        '`pip install "spear-face[identity]"`'
+        "`pip install dlib-bin face_recognition_models`"
     )
 
 

@@ -45,9 +45,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty torch hub folder, and no lpips package."""
+    """An empty torch hub folder; the lpips package is not among what the tests install."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(sys, "path", [])
     monkeypatch.delitem(sys.modules, "lpips", raising=False)
     (tmp_path / "checkpoints").mkdir()
     return tmp_path / "checkpoints"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spear.points import LOWER, face_width, lip_opening
-from spear.scores.compare import ClipScores, Scores, total
+from spear.scores.compare import ClipScores, Scores, picture_values, total
 from spear.scores.frechet import FrechetScore, frechet_distance
 from spear.scores.landmark import landmark_distance, landmark_velocity_distance, opening_correlation
 
@@ -102,11 +102,11 @@ def test_pictures() -> None:
     truth = np.full((16, 16, 3), 100, np.uint8)
     for pred in (truth, truth + np.uint8(16)):
         scores.frames += 1
-        scores.add_pictures("full", frozenset({"psnr"}), pred, truth)
-    scores.add_pictures("crop", frozenset({"psnr"}), None, None)
+        scores.add(picture_values("full", frozenset({"psnr"}), pred, truth))
+    scores.add(picture_values("crop", frozenset({"psnr"}), None, None))
     # identical frames count 100 dB, a difference of 16 24.0484 dB
     assert scores.values() == {"psnr_full": pytest.approx((100 + 24.0484) / 2, abs=1e-4), "psnr_crop": None}
-    assert scores.notes()[0] == "a: no face crop in 1 of 1 frames; not in psnr_crop"  # of those looked at
+    assert scores.notes()[0] == "a: no face in 1 of 1 frames; not in psnr_crop"  # of those looked at
 
 
 def test_frechet_score_batches() -> None:

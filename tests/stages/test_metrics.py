@@ -131,7 +131,7 @@ def test_frames_without_a_face_are_reported(truth: Path, tmp_path: Path) -> None
     assert scores.per_clip[0]["frames_without_face_pred"] == 2
     assert scores.notes == ["gap.mkv: no face in 2 of 10 frames of the prediction; not in LD and LVD"]
     swapped = compare_videos(truth, pred, PICTURES)
-    assert swapped.notes == ["truth.mkv: no face crop in 2 of 10 frames; not in psnr_crop, ssim_crop"]
+    assert swapped.notes == ["truth.mkv: no face in 2 of 10 frames; not in psnr_crop, ssim_crop"]
 
 
 def test_no_face_anywhere(tmp_path: Path) -> None:

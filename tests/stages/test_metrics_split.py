@@ -184,7 +184,7 @@ def test_frames_without_a_face_are_left_out(own: Made) -> None:
     assert (found.per_clip[0]["frames"], found.per_clip[0]["frames_both_faces"]) == (FRAMES, FRAMES - 5)
     assert found.notes == [
         f"{clip.id}: no face in 5 of 50 frames of the truth; not in LD and LVD",
-        f"{clip.id}: no face crop in 3 of 25 frames; not in psnr_crop",  # of the second half
+        f"{clip.id}: no face in 3 of 25 frames; not in psnr_crop, psnr_hull",  # of the second half
         ALONE,
     ]
     assert found.protocol["detector"] == "made up; on the 256x256 face crops"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +31,7 @@ from spear.pretrained.mfcc import Mfcc
 from spear.stages import render as stage
 from spear.stages.render import render
 from spear.training import InterruptedTraining
-from spear.video import Footage, ping_pong_index
+from spear.video import Footage, Patch, VideoWriter, ping_pong_index
 
 Frame = NDArray[np.uint8]
 
@@ -65,9 +67,14 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Frame]:
     """The frames as they are handed to the encoder, which itself changes every pixel a little."""
     frames: list[Frame] = []
     write = stage.VideoWriter.write
-    monkeypatch.setattr(
-        stage.VideoWriter, "write", lambda self, frame: (frames.append(frame.copy()), write(self, frame))
-    )
+
+    def noted(self: VideoWriter, frame: Frame, patch: Patch | None = None) -> None:
+        frames.append(frame.copy())
+        if patch is not None:
+            frames[-1][patch.area] = patch.pixels
+        write(self, frame, patch)
+
+    monkeypatch.setattr(stage.VideoWriter, "write", noted)
     return frames
 
 
@@ -88,7 +95,7 @@ def test_as_many_frames_as_the_speech_lasts(models: Path, portrait_png: Path, tm
         assert (video.frames, video.average_rate, video.width, video.height) == (frames, 25, 320, 320)
         length = float(audio.duration * audio.time_base)
         assert abs(length - seconds) <= 0.04  # a frame
-    assert [p.name for p in tmp_path.glob("*out*")] == ["out.mp4"]
+    assert sorted(p.name for p in tmp_path.glob("*out*")) == ["out.mp4", "out.mp4.json"]
 
 
 def test_a_still_picture_speaks(models: Path, portrait_png: Path, tmp_path: Path, written: list[Frame]) -> None:
@@ -185,6 +192,123 @@ def test_only_what_is_needed_of_a_long_ref_is_read(
     assert decoded[0] <= 3 * (6 + 2)  # found, references, painted; a frame is looked ahead
 
 
+# --- from the cache, as a stream, in another precision
+
+
+def test_the_second_render_of_a_ref_gives_the_same_pictures_and_looks_for_no_face(
+    models: Path, ref: Path, tmp_path: Path, written: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes mostly, too, but x264 itself is not that exact: its own pictures differ from run to run."""
+    speech = _speech(tmp_path / "a.wav", 1.2)
+    render(speech, ref, tmp_path / "first.mp4", models)
+    monkeypatch.setattr("spear.face.FaceTracker.__call__", None)
+    render(speech, ref, tmp_path / "second.mp4", models)
+    assert len(written) == 60
+    assert np.array_equal(written[:30], written[30:])
+
+
+def test_a_stream_is_a_fragmented_mp4_with_all_frames_and_the_sound(
+    models: Path, ref: Path, tmp_path: Path, written: list[Frame]
+) -> None:
+    speech, stream = _speech(tmp_path / "a.wav", 0.9), io.BytesIO()
+    made = render(speech, ref, stream, models)
+    data = stream.getvalue()
+    assert data.index(b"moov") < data.index(b"moof") < data.rindex(b"moof")
+    assert data.count(b"moof") >= 22  # a fragment for each frame
+    assert 0 < made.seconds["first frame"] < sum(v for k, v in made.seconds.items() if k != "first frame")
+    (tmp_path / "stream.mp4").write_bytes(data)
+    frames = list(_decoded(tmp_path / "stream.mp4"))
+    assert made.frames == len(frames) == len(written) == 22
+    assert np.abs(np.stack(frames).astype(int) - np.stack(written)).mean() < 3
+    with av.open(str(tmp_path / "stream.mp4")) as container:
+        assert container.metadata["comment"].startswith("Synthetic face")
+        assert container.streams.video[0].average_rate == 25
+    sound, spoken = load_audio(tmp_path / "stream.mp4"), load_audio(speech)
+    assert np.corrcoef(sound[: spoken.size], spoken[: sound.size])[0, 1] > 0.95
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_stream_can_be_read_while_it_is_made(models: Path, ref: Path, tmp_path: Path) -> None:
+    """A picture is handed on a few frames after it was painted: sound goes with it, which comes in larger pieces."""
+    handed: list[int] = []
+    sizes: list[int] = []
+
+    class Pipe(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            handed.append(len(data))
+            return len(data)
+
+    render(_speech(tmp_path / "a.wav", 1.6), ref, Pipe(), models, progress=lambda *_: sizes.append(sum(handed)))
+    shown = sizes[-40:]  # after each frame
+    assert 0 < shown[5] < shown[10] < shown[20] < shown[39] <= sum(handed)
+
+
+def test_precision_is_checked_before_any_work(models: Path, ref: Path, speech_wav: Path, tmp_path: Path) -> None:
+    text = "--precision fp16 is not one of auto, fp32, bf16"
+    _fails(text, speech_wav, ref, tmp_path / "out.mp4", models, precision="fp16")
+
+
+def test_fp32_and_bf16_give_nearly_the_same_picture(
+    models: Path, portrait_png: Path, tmp_path: Path, written: list[Frame]
+) -> None:
+    speech = _speech(tmp_path / "a.wav", 0.12)
+    for precision in ("fp32", "bf16"):
+        render(speech, portrait_png, tmp_path / "out.mp4", models, precision=precision)
+    plain, half = np.stack(written[:3]).astype(int), np.stack(written[3:])
+    assert 0 < np.abs(plain - half).mean() < 0.05  # grey levels
+
+
+# --- on several threads
+
+
+def test_an_error_in_the_middle_leaves_no_thread_and_no_file(
+    models: Path, ref: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of painting, of decoding, and an interruption; the number of torch's threads is what it was."""
+    speech, threads, cores = _speech(tmp_path / "a.wav", 1.6), set(threading.enumerate()), torch.get_num_threads()
+    paint, calls = stage.Painter.paint, []
+
+    def broken(self: Any, *args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise SpearError("the fourth batch is bad")
+        return paint(self, *args)
+
+    def interrupted(done: int, _: int, what: str) -> None:
+        if what == "rendering" and done == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage.Painter, "paint", broken)
+    with pytest.raises(SpearError, match="the fourth batch is bad"):
+        render(speech, ref, tmp_path / "out.mp4", models)
+    with pytest.raises(KeyboardInterrupt):
+        render(speech, ref, tmp_path / "out.mp4", models, progress=interrupted)
+    with pytest.raises(UnusableClip, match="shows no face"):
+        render(speech, _grey(tmp_path / "grey.png"), tmp_path / "out.mp4", models)
+    assert set(threading.enumerate()) <= threads
+    assert torch.get_num_threads() == cores
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "grey.png"]
+
+
+def _grey(path: Path) -> Path:
+    cv2.imwrite(str(path), np.full((64, 64, 3), 90, np.uint8))
+    return path
+
+
+def test_large_frames_are_painted_by_fewer_threads(
+    models: Path, ref: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "_MOST_HELD", 1)
+    seen: set[int] = set()
+    paint = stage.Painter.paint
+    monkeypatch.setattr(stage.Painter, "paint", lambda self, *a: (seen.add(threading.get_ident()), paint(self, *a))[1])
+    render(_speech(tmp_path / "a.wav", 0.8), ref, tmp_path / "out.mp4", models)
+    assert len(seen) == 1
+
+
 def test_contact_sheet(models: Path, portrait_png: Path, tmp_path: Path) -> None:
     render(_speech(tmp_path / "a.wav", 0.4), portrait_png, tmp_path / "out.mp4", models, sheet=tmp_path / "sheet.png")
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
@@ -227,7 +351,8 @@ def test_stage_2_may_be_trained_on_the_ref_first_and_only_once(
     kept = files(cache)
     made.append(render(speech, ref, tmp_path / "2.mp4", models, adapt=2, progress=steps[2]))
     assert [step.done for step in steps] == [[], [(1, 2), (2, 2)], []]
-    assert len(kept) == 1
+    assert sorted({Path(name).parts[0] for name in kept}) == ["adapted", "refs"]
+    assert len(kept) == 2
     assert files(cache) == kept
     assert files(models) == before
     plain, adapted, again = np.stack(written).reshape(3, 5, 320, 320, 3)
@@ -246,7 +371,7 @@ def test_a_ref_of_few_frames_is_not_adapted_to(models: Path, portrait_png: Path,
     assert len(made.notes) == 1
     assert made.notes[0].startswith("the ref has only 1 frame")
     assert steps.done == []
-    assert not cache.exists()
+    assert not (cache / "adapted").exists()
 
 
 def test_a_render_that_is_stopped_while_adapting_goes_on(models: Path, ref: Path, tmp_path: Path, cache: Path) -> None:

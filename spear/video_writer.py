@@ -1,0 +1,159 @@
+"""Writing H.264 with sound: to a file, or to whoever watches while it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+from spear.audio import brief, in_blocks, pcm
+from spear.clip import FPS
+from spear.errors import SpearError
+
+Frame = NDArray[np.uint8]
+SOUND_RATE = 48_000
+_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")
+_FRAGMENTS = {"movflags": "+delay_moov+default_base_moof", "frag_duration": "40000", "flush_packets": "1"}
+"""A file that can be played from its beginning while its end is not there yet."""
+EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+"""Without these flags swscale truncates on the way to RGB: every picture comes out one grey level too dark."""
+
+
+class Patch(NamedTuple):
+    """A part of a frame: its rows and columns, its pixels (h, w, 3) uint8."""
+
+    area: tuple[slice, slice]
+    pixels: Frame
+
+
+class VideoWriter:
+    """Writes RGB frames as H.264 at 25 fps, with sound if given; a context manager. Odd sizes grow by one pixel.
+
+    x264's preset is `faster`. Measured at crf 18 on three rendered videos (524x524, 640x480, 1080p) against `medium`:
+    .6 of the time (7.7, 6.5 and 46 ms a frame for 14.9, 9.1 and 75), files of 100, 96 and 107 %, luma PSNR 46.1, 49.8
+    and 55.1 dB for 46.5, 50.2 and 55.1, SSIM at most .0006 lower. `veryfast` takes .35 of the time and loses 1.1 to 1.6
+    dB. A stream has no B-frames and no look-ahead: each is sent with its sound, for twice the size, .5 dB better.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        sound: Path | None = None,
+        *,
+        crf: int = 18,
+        random_access: bool = False,
+        pixel_aspect: Fraction | int = 1,
+        comment: str = "",
+        stream: BinaryIO | None = None,
+    ) -> None:
+        """sound: a file whose audio track becomes AAC; random_access: many key frames and fixed bytes, for face.mp4.
+
+        pixel_aspect: width over height of one pixel, that of the footage where frames are written as they were read.
+        comment: goes into the file's metadata. stream: where the bytes go as they are made, as fragmented MP4; `path`
+        is then only what errors call it.
+        Raises UnusableClip where `sound` has none, SpearError where `path` cannot be written.
+        """
+        self.path = Path(path)
+        suffix = self.path.suffix.lower()
+        if stream is None and suffix not in _SUFFIXES:
+            raise SpearError(f"{path} cannot be written as video; choose a name that ends in {', '.join(_SUFFIXES)}")
+        self._sound = iter(()) if sound is None else in_blocks(pcm(sound, 2, SOUND_RATE), SOUND_RATE // FPS)
+        self._block = next(self._sound, None)  # a bad sound file is told before there is an output file
+        with self._told():
+            if stream is not None:
+                self._container = av.open(stream, "w", format="mp4", options=_FRAGMENTS)
+            else:
+                options = {} if suffix == ".mkv" else {"movflags": "+faststart"}
+                self._container = av.open(f"file:{path}", "w", options=options)
+        self._container.metadata["comment"] = comment
+        self._video: Any = self._container.add_stream("libx264", rate=FPS)
+        self._video.width, self._video.height = width + width % 2, height + height % 2
+        self._video.pix_fmt = "yuv420p"
+        context = self._video.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+        context.color_range = 1  # limited
+        context.sample_aspect_ratio = Fraction(pixel_aspect)
+        # swscale puts chroma between two pixels; not told, H.264 readers take it for the left one's: half a pixel off
+        self._video.options = {"crf": str(crf), "preset": "faster", "x264-params": "chromaloc=1"}
+        if random_access:
+            self._video.options |= {"preset": "veryfast", "g": "10", "bf": "0", "threads": "1"}
+        elif stream is not None:
+            self._video.options |= {"tune": "zerolatency", "g": str(2 * FPS)}
+        self._audio: Any = None if sound is None else self._container.add_stream("aac", SOUND_RATE, layout="stereo")
+        if self._audio is not None:
+            self._audio.bit_rate = 128_000
+        self._reformatter = VideoReformatter()
+        self._size, self._count = (height, width, 3), 0
+        self._source = av.VideoFrame(self._video.width, self._video.height, "rgb24")
+        plane, wide = self._source.planes[0], self._video.width
+        memory = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        self._canvas = memory[:, : 3 * wide].reshape(-1, wide, 3)
+        """(H, W, 3), what is encoded next: its memory is not asked for again with every frame."""
+
+    def write(self, frame: Frame, patch: Patch | None = None) -> None:
+        """Add one frame (H, W, 3) uint8, and the sound up to its end. Raises ValueError for another size.
+
+        patch: what is shown in place of a part of the frame, which itself is left alone.
+        """
+        if frame.shape != self._size:
+            raise ValueError(f"a frame of shape {frame.shape} for a video of {self._size}")
+        height, width = self._size[:2]
+        self._canvas[:height, :width] = frame
+        if patch is not None:
+            self._canvas[:height, :width][patch.area] = patch.pixels
+        self._canvas[height:] = self._canvas[height - 1 : height]  # an odd size grows by a pixel
+        self._canvas[:, width:] = self._canvas[:, width - 1 : width]
+        picture = self._reformatter.reformat(
+            self._source, format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=EXACT, threads=1
+        )
+        picture.pts, picture.time_base = self._count, Fraction(1, FPS)
+        with self._told():
+            self._container.mux(self._video.encode(picture))
+            self._write_sound()
+        self._count += 1
+
+    def _write_sound(self) -> None:
+        """One block of sound per frame, so that it is never longer than the picture."""
+        if self._block is None:
+            return
+        sound = av.AudioFrame.from_ndarray(self._block, format="fltp", layout="stereo")
+        sound.sample_rate, sound.time_base = SOUND_RATE, Fraction(1, SOUND_RATE)
+        sound.pts = self._count * (SOUND_RATE // FPS)
+        self._container.mux(self._audio.encode(sound))
+        self._block = next(self._sound, None)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except av.error.FFmpegError as error:
+            raise SpearError(
+                f"cannot write {self.path}: {brief(error)}; free disk space or choose another folder"
+            ) from error
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            with suppress(av.error.FFmpegError, OSError):  # an error about what is left would hide the one that matters
+                self._container.close()
+            return
+        with self._told(), self._container:
+            if self._count == 0:
+                raise SpearError(f"no frame was given for {self.path}; give sound or footage that is longer")
+            self._container.mux(self._video.encode())
+            if self._audio is not None:
+                self._container.mux(self._audio.encode())
