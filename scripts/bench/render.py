@@ -115,12 +115,10 @@ def peaks() -> list[Line]:
 
 
 class Parts:
-    """Times of the parts of a frame, on one core."""
+    """Times of the parts of a frame, on one core, whose peak is so many GFLOP/s."""
 
     def __init__(self, peak: float) -> None:
-        """peak: GFLOP/s of one core."""
-        self.lines: list[Line] = []
-        self._peak = peak
+        self.lines, self._peak = list[Line](), peak
 
     def __call__(self, what: str, work: Callable[[], Any], net: bool = False, per: int = BATCH, **how: Any) -> Any:
         """Time `work`, which is that of `per` frames, and return what it returns; of a net also its operations."""
@@ -192,7 +190,7 @@ def nets_on_all_cores(ref: Path, work: float, peak: float) -> Line:
             list(pool.map(paint, range(8 * cores)))
             rates.append((8 * BATCH * cores / (time.perf_counter() - started), free))
     rate, free = max(rates)
-    note = f"{cores} cores, {100 * free:.0f} % idle before, best of 5; share of the peak of all cores"
+    note = f"{cores} cores, {100 * free:.0f} % idle before, best of 5"
     return Line("nets at 256x256", rate, "frames/s", "40 / 60", work, rate * work / (peak * cores), note)
 
 
@@ -232,9 +230,8 @@ def first_frame(audio: Path, ref: Path, cache: Path) -> float:
     """Seconds from the command until a player that reads the stream has a picture."""
     command = [sys.executable, "-m", "spear_cli", "render", "--audio", audio, "--ref", ref, "-o", "-"]
     environment, started = {**os.environ, "XDG_CACHE_HOME": str(cache)}, time.monotonic()
-    with subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-    ) as process:
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "env": environment}
+    with subprocess.Popen(list(map(str, command)), **options) as process:
         frames = av.open(process.stdout).decode(video=0)
         next(frames)
         seconds = time.monotonic() - started
@@ -286,18 +283,15 @@ def main(
         folder = Path(name)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         for size in REFS:
-            tables[f"a frame of {size}, one core"] = parts(made_ref(size, folder), peak)
-        work = sum(line.gflop or 0 for line in tables["a frame of 640x480, one core"] if not line.what.startswith("-"))
-        tables["nets"] = [nets_on_all_cores(made_ref("640x480", folder), work, peak)]
-        for size in REFS if repeats else ():
-            tables[f"whole renders of {size}"] = whole_renders(size, folder, seconds, repeats)
-        ref, out = made_ref("640x480", folder), folder / "out.mp4"
-        lengths = [float(length) for length in memory.split(",") if length]
-        runs = [rendered(speech_of(length, folder), ref, out, folder / "cache") for length in lengths]
-        tables["memory"] = [
-            Line(f"peak, {length:g} s of speech, 640x480", run["peak_gb"], "GB", "2.5 / 1.5")
-            for length, run in zip(lengths, runs, strict=True)
-        ]
+            tables[f"a frame of {size}, one core"] = lines = parts(made_ref(size, folder), peak)
+            work = sum(line.gflop or 0 for line in lines if not line.what.startswith("-"))
+            tables[f"nets, {size}"] = [nets_on_all_cores(made_ref(size, folder), work, peak)]
+            if repeats:
+                tables[f"whole renders of {size}"] = whole_renders(size, folder, seconds, repeats)
+        tables["memory"] = []
+        for length in map(float, filter(None, memory.split(","))):
+            run = rendered(speech_of(length, folder), made_ref("640x480", folder), folder / "out.mp4", folder / "cache")
+            tables["memory"].append(Line(f"peak, {length:g} s of speech", run["peak_gb"], "GB", "2.5 / 1.5"))
     print("\n\n".join(f"{title}\n{shown(lines)}" for title, lines in tables.items() if lines))
     if json_file is not None:
         write_json(json_file, {title: [asdict(line) for line in lines] for title, lines in tables.items()})
