@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from spear.errors import UnusableClip
+from spear.errors import Terminated, UnusableClip
 from spear.jobs import run_each
 
 
@@ -70,3 +70,16 @@ def test_items_that_kill_their_worker_are_named_and_all_others_are_done() -> Non
         (1, 2), "its worker process died (out of memory, or a crash)"
     )
     assert os.getpid() not in results.values()
+
+
+def test_a_signal_is_no_items_fault() -> None:
+    """It ends the work; another item is not begun."""
+    begun: list[int] = []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        raise Terminated
+
+    with pytest.raises(Terminated):
+        list(run_each(work, [1, 2], 1))
+    assert begun == [1]

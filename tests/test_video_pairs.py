@@ -111,6 +111,7 @@ def test_a_smaller_prediction_is_resized(tmp_path: Path) -> None:
     assert [pred.shape for pred, _ in frames] == [(64, 48, 3)] * 5
     assert all(np.array_equal(pred, truth) for pred, truth in frames)  # flat pictures stay what they are
     assert lockstep.remarks == ["the prediction is 24x32, the truth 48x64; the prediction was resized"]
+    assert [pred.shape for pred in lockstep.preds()] == [(64, 48, 3)] * 5  # alone, too: windows are in the truth's px
 
 
 def test_another_shape_is_refused(tmp_path: Path) -> None:
