@@ -26,8 +26,9 @@ from spear.painter import half_precision, load_lm2face
 from spear.points import Array
 from spear.pretrained.perceptual import PerceptualLoss, autoencoder_perceptual, find_vgg19, load_perceptual
 from spear.progress import Progress
-from spear.training import Schedule, fit
+from spear.training import fit
 from spear.training_faces import SMALL_WEIGHTS, Weights, face_task
+from spear.training_task import Schedule
 from spear.version import __version__
 
 LEAST_FRAMES = 10

@@ -29,7 +29,8 @@ from spear.scores.landmark import (
     opening_correlation,
 )
 from spear.talker import predict_clip
-from spear.training import Schedule, Task, Trained, fit
+from spear.training import fit
+from spear.training_task import Part, Schedule, Task, Trained
 
 SCHEDULES = {
     "small": Schedule(epochs=60, batch_size=32, learning_rate=1e-3, final_rate=0.05, validate_every=100),
@@ -84,17 +85,17 @@ def train_a2lm(
     model, optimiser = accelerator.prepare(net, optimiser)
     loss_of = landmark_length_loss if config.light else a2lm_loss
 
-    def step(batch: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    def step(batch: dict[str, Tensor], share: float, part: Part) -> dict[str, Tensor]:
         features = torch.where(batch["heard"], batch["features"], net.feature_mean)
         pred = model(features, *(batch[name] for name in ("pose", "references", "head"))) / CROP
         truth = batch["truth"] / CROP
         pred = torch.where(batch["real"][..., None, None], pred, truth)
-        loss = loss_of(pred, truth)
+        loss = loss_of(pred, truth) * part.weight()
         optimiser.zero_grad()
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        return {"loss": loss * _SHOWN, "mse": landmark_mse(pred, truth) * _SHOWN}
+        return {"loss": loss * _SHOWN, "mse": landmark_mse(pred, truth) * part.weight() * _SHOWN}
 
     def export(path: Path, about: dict[str, Any]) -> None:
         save_checkpoint(path, "a2lm", asdict(config), net.state_dict(), training=about, seed=seed, preset=preset)

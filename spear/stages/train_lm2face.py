@@ -22,8 +22,9 @@ from spear.pretrained.perceptual import PerceptualLoss, autoencoder_perceptual, 
 from spear.pretrained.vae import DEFAULT as DEFAULT_VAE
 from spear.pretrained.vae import load_kl_autoencoder
 from spear.progress import Progress, Report, no_progress
-from spear.training import Schedule, Trained, fit
+from spear.training import fit
 from spear.training_faces import SMALL_WEIGHTS, Weights, face_task
+from spear.training_task import Schedule, Trained
 
 PRESETS = {
     "small": (
