@@ -101,7 +101,7 @@ class _Run:
         return self.share() >= 1
 
     def is_due(self) -> bool:
-        """Whether the net of this step is to be validated: a run that was stopped before that does it when it goes on."""
+        """Whether the net of this step is to be validated; a run that was stopped before that does it later."""
         place = self.place
         return place.step > place.validated and (self.is_over() or place.step % self.schedule.validate_every == 0)
 
@@ -183,7 +183,7 @@ class _Run:
         return {name: float(value) for name, value in losses.items()}
 
     def agree(self, losses: dict[str, float], seconds: float, number: int) -> tuple[dict[str, float], float, int]:
-        """What all processes go by: the losses of the batch, the longest time, the signal (0: none) that one of them got.
+        """What all processes go by: the losses of the batch, the longest time, the signal (0: none) that one got.
 
         Clocks and signals differ between them, and one that stopped alone would leave the others waiting for it.
         Raises SpearError for a loss that is not finite.
