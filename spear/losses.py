@@ -46,8 +46,8 @@ def _length(off: Tensor) -> Tensor:
 
 
 def masked_mse(pred: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error where mask (B, 1, H, W) in 0..1 is set; of each sample of pred and truth (B, C, H, W), then the
-    mean of these.
+    """Mean squared error where mask (B, 1, H, W) in 0..1 is set: of each sample of pred and truth
+    (B, C, H, W), then their mean.
 
     A mean over all that the masks of a batch show would hang on which samples share a batch or a process.
     """

@@ -156,10 +156,9 @@ class _Run:
     def interrupted(self, number: int) -> InterruptedTraining:
         """Save the state where it is whole, and tell how to go on."""
         if self.in_step:
-            about = (
-                f"stopped in the middle of step {self.place.step + 1}; run the same command again to go on from step "
+            return InterruptedTraining(
+                f"stopped within a long step; run the same command again to go on from step {self.saved}", 128 + number
             )
-            return InterruptedTraining(f"{about}{self.saved}, whose state is kept", 128 + number)
         self.save()
         return InterruptedTraining(
             f"stopped after step {self.place.step}; run the same command again to go on", 128 + number

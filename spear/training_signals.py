@@ -32,10 +32,8 @@ class Signals:
     @contextmanager
     def caught(self) -> Iterator[Signals]:
         """Catch them for as long as the block lasts."""
-        for number in (*PATIENCE, int(signal.SIGALRM)):
-            self._before[number] = signal.signal(
-                number, self._on_alarm if number == signal.SIGALRM else self._on_signal
-            )
+        self._before = {number: signal.signal(number, self._on_signal) for number in PATIENCE}
+        self._before[int(signal.SIGALRM)] = signal.signal(signal.SIGALRM, self._on_alarm)
         try:
             yield self
         finally:

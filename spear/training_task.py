@@ -34,8 +34,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Part:
-    """Which samples of every batch a process takes: every `ranks`-th, from `rank` on. Processes average their gradients,
-    so a process whose part is smaller must count for less: then that is the gradient of the whole batch."""
+    """Which samples of every batch a process takes: every `ranks`-th, from `rank` on.
+
+    Processes average their gradients; where one whose part is smaller counts for less, that is the whole batch's.
+    """
 
     size: int
     """Samples of the whole batch."""
