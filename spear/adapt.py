@@ -103,7 +103,7 @@ def _adapt(
     chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), _MOST_FRAMES)).astype(int)).tolist()
     faces = RefFaces(net, points[chosen], read(chosen), accelerator.device)
     data, samples = (FacePairs([faces], net.config, n, seed=0, augment=False) for n in (steps * _BATCH, _BATCH))
-    data.items = data.items[: steps * _BATCH]  # an epoch is the whole training; of long clips it would be longer
+    data.show(steps * _BATCH)  # an epoch is the whole training; of long clips it would be longer
     task = face_task(
         accelerator, net, perceptual.to(accelerator.device), weights, data, samples, _SCHEDULE.learning_rate, about, {}
     )

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from spear.errors import SpearError
 from spear.files import whole
+from spear.version import __version__
 
 FORMAT = 1
 _KEY = "spear"
@@ -37,15 +38,26 @@ def read_about(path: Path) -> dict[str, Any]:
     """What a tensor file says about itself, without reading its tensors. Raises SpearError where it says nothing."""
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            metadata = file.metadata() or {}
     except FileNotFoundError as error:
         raise SpearError(f"{path} does not exist") from error
     except (OSError, SafetensorError, ValueError) as error:
         raise SpearError(f"{path} is not a readable safetensors file ({error}); make it again") from error
+    return about_of(path, metadata)
+
+
+def about_of(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """What the metadata of a tensor file say about it. Raises SpearError where they are not of this version."""
+    try:
+        about = json.loads(metadata.get(_KEY, "null"))
+    except ValueError as error:
+        raise SpearError(f"{path} is not a readable safetensors file ({error}); make it again") from error
     if not isinstance(about, dict):
         raise SpearError(f"{path} was not written by spear; give a file that a spear command made")
-    if about.get("format") != FORMAT:
-        raise SpearError(f"{path} has format {about.get('format')}, this spear reads format {FORMAT}; make it again")
+    if (found := about.get("format")) != FORMAT:
+        later = isinstance(found, int) and found > FORMAT
+        then = "install the spear that wrote it, or make it again" if later else "make it again"
+        raise SpearError(f"{path} has format {found}, this spear {__version__} reads format {FORMAT}; {then}")
     return about
 
 
@@ -54,9 +66,14 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     about = read_about(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    return checked(path, tensors, about), about
+
+
+def checked(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors. Raises SpearError where their checksum is not the one that the file tells."""
     if _digest(tensors) != about.get("sha256"):
         raise SpearError(f"{path} is damaged: its checksum does not match; make it again or restore a copy")
-    return tensors, about
+    return tensors
 
 
 def save_checkpoint(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +18,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from spear.average import WeightAverage
+from spear.clip_index import ClipRows, indexed_clips
 from spear.errors import SpearError
 from spear.progress import Progress
 from spear.training_loader import Batches
@@ -58,6 +61,19 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
         raise run.interrupted(signals.number) from None
     trained.figures = state.place.figures
     return trained
+
+
+def begin_anew(models: Path, name: str) -> None:
+    """Forget an earlier run. Where torchrun starts the processes of a run again, that run is no earlier one."""
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        shutil.rmtree(models / f"{name}.state", ignore_errors=True)
+
+
+def clips_of(accelerator: Accelerator, clips: Path, progress: Progress) -> tuple[ClipRows, ClipRows]:
+    """The train and the val split. One process lists the clips where they are not listed yet; the others wait."""
+    with accelerator.main_process_first():
+        rows = indexed_clips(clips, progress)
+    return rows.of_split("train"), rows.of_split("val")
 
 
 def _averaged(task: Task) -> nn.Module:
