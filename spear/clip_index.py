@@ -1,8 +1,8 @@
 """What a training must know of all clips before it begins, in columns: read from one file, not from every folder.
 
 The index of a folder of clips is made by whoever needs it first, in clips/.index/; whatever changes a clip removes it
-(`storage.index_forgotten`), and a clip that was added or taken away by hand shows in the folder's time of change. Each
-clip is still checked when it is read. `spear pack` writes the same beside its tars, with the place of every file.
+(`storage.index_forgotten`). What is done by hand shows in times of change: of clips/ where clips come or go, and of up
+to 1,000 clips. Each clip is still checked when it is read. `spear pack` writes the same beside its tars, with the place of every file.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from spear.checkpoint import read_about, read_tensors, save_tensors
 from spear.clip import SPLITS, Clip, Facts, find_clips
 from spear.errors import SpearError
 from spear.progress import Progress, Report, no_progress
-from spear.storage import INDEX, InFolder, InTar, Member
+from spear.storage import INDEX, InFolder, InTar, Member, index_forgotten
 
 PACKED = "index.safetensors"
 """Beside the tars of `spear pack`, written last."""
 _NAME = "clips.safetensors"
 _VERSION = 1
+_WATCHED = 1000
+"""Clips whose times of change are looked at."""
 _RECENT = 2048
 """Clips that are kept as objects."""
 _ENDS = b"\0"
@@ -87,7 +89,10 @@ class ClipRows(Sequence[Clip]):
             fit &= self.columns.get(f"features.{encoder}", np.full(len(self), -1)) >= 0
             fit &= self.columns["has_audio"]
         for row in np.flatnonzero(~fit):
-            report.skipped.append((self.ids[row], _reason(self[row], encoder)))
+            if (reason := _reason(self[row], encoder)) is None:
+                with index_forgotten(self.root):
+                    raise SpearError(f"{self[row].folder} was changed by hand; run the same command again")
+            report.skipped.append((self.ids[row], reason))
         if not fit.any():
             raise SpearError(report.skipped[-len(self)][1])
         return self.chosen(np.flatnonzero(fit))
@@ -121,7 +126,7 @@ def same_settings(encoder: str, *parts: ClipRows) -> dict[str, Any]:
     return dict(parts[0].about["settings"][encoder][first])
 
 
-def _reason(clip: Clip, encoder: str | None) -> str:
+def _reason(clip: Clip, encoder: str | None) -> str | None:
     try:
         clip.require_landmarks()
         if encoder is not None:
@@ -130,7 +135,7 @@ def _reason(clip: Clip, encoder: str | None) -> str:
             clip.require_features(encoder)
     except SpearError as error:
         return str(error)
-    return f"{clip.folder} was changed while its clips were listed; run the same command again"
+    return None
 
 
 def indexed_clips(root: Path, progress: Progress = no_progress) -> ClipRows:
@@ -144,7 +149,7 @@ def indexed_clips(root: Path, progress: Progress = no_progress) -> ClipRows:
     if kept.exists():
         with suppress(SpearError):  # damaged or of another version: it is made again
             about = read_about(kept)
-            if (about.get("index"), about.get("changed")) == (_VERSION, root.stat().st_mtime_ns):
+            if about.get("index") == _VERSION and about["changed"] == _times(root, list(about["changed"])):
                 return read_rows(root, kept)
     return _make_index(root, progress)
 
@@ -177,14 +182,26 @@ def _make_index(root: Path, progress: Progress) -> ClipRows:
     except OSError:
         return list_clips(find_clips(root), progress)
     try:
-        changed = root.stat().st_mtime_ns
-        rows = list_clips(find_clips(root), progress)
+        found = find_clips(root)
+        step = -(-len(found) // _WATCHED)
+        changed = _times(root, ["", *(clip.id for clip in found[::step])])
+        rows = list_clips(found, progress)
         rows.about["changed"] = changed
         with suppress(OSError, SpearError):
             write_rows(rows, Path(f"/proc/self/fd/{folder}") / _NAME)
     finally:
         os.close(folder)
     return rows
+
+
+def _times(root: Path, names: list[str]) -> dict[str, list[int]]:
+    """When clips/ itself (no name) and folders in it have changed, and their clip.json."""
+    times = {}
+    for name in names:
+        with suppress(OSError):
+            paths = [root / name, root / name / "clip.json"] if name else [root]
+            times[name] = [path.stat().st_mtime_ns for path in paths]
+    return times
 
 
 def list_clips(clips: Sequence[Clip], progress: Progress = no_progress) -> ClipRows:
