@@ -2,7 +2,8 @@
 
 The index of a folder of clips is made by whoever needs it first, in clips/.index/; whatever changes a clip removes it
 (`storage.index_forgotten`). What is done by hand shows in times of change: of clips/ where clips come or go, and of up
-to 1,000 clips. Each clip is still checked when it is read. `spear pack` writes the same beside its tars, with the place of every file.
+to 1,000 clips. Each clip is still checked when it is read. `spear pack` writes the same beside its tars, with
+the place of every file.
 """
 
 from __future__ import annotations
@@ -189,6 +190,10 @@ def _make_index(root: Path, progress: Progress) -> ClipRows:
         rows.about["changed"] = changed
         with suppress(OSError, SpearError):
             write_rows(rows, Path(f"/proc/self/fd/{folder}") / _NAME)
+    except SpearError:
+        with suppress(OSError):
+            (root / INDEX).rmdir()
+        raise
     finally:
         os.close(folder)
     return rows

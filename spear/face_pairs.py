@@ -154,7 +154,12 @@ def read_faces(clip: Clip, frames: list[int]) -> NDArray[np.uint8]:
     """Crops of the given frames, (N, 256, 256, 3) uint8 RGB, without decoding the rest of the clip."""
     import decord
 
-    reader = decord.VideoReader(clip.storage.media(clip.face_path), num_threads=1)
+    try:
+        reader = decord.VideoReader(clip.storage.media(clip.face_path), num_threads=1)
+    except (RuntimeError, decord.DECORDError) as error:
+        raise SpearError(
+            f"{clip.face_path} cannot be decoded; delete the folder and run `spear preprocess` again"
+        ) from error
     if len(reader) != clip.facts.frames:
         raise SpearError(
             f"{clip.face_path} has {len(reader)} frames, clip.json says {clip.facts.frames}; "

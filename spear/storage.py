@@ -145,6 +145,8 @@ class Window:
         with open(self._member.tar, "rb") as file:
             file.seek(self._data + known["data_offsets"][0] + start * width)
             data = bytearray(file.read(max(stop - start, 0) * width))
+        if len(data) < max(stop - start, 0) * width:
+            raise SpearError(f"{self.path} is cut off; make it again")
         values = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         return values.view(-1, *rest).float()
 

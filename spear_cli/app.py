@@ -174,6 +174,20 @@ def landmarks(
     show_report(report, "clips")
 
 
+@app.command(epilog="Example: `spear pack clips shards`")
+def pack(
+    clips: Annotated[Path, typer.Argument(help="Folder of the clips.")],
+    shards: Annotated[Path, typer.Argument(help="Folder of the tars; give it to trainings as --clips.")],
+    shard_size: Annotated[int, typer.Option(min=1, help="About so many MB a tar.")] = 1000,
+) -> None:
+    """Pack clips into few large tars, for file systems that hate small files; WebDataset reads them, too."""
+    from spear.stages.pack import pack as stage
+
+    with progress_bar("pack") as progress:
+        report = stage(clips, shards, shard_size, progress)
+    show_report(report, "shards")
+
+
 @app.command(epilog="Example: `spear train-a2lm --preset small --max-minutes 5`")
 def train_a2lm(
     clips: Clips = Path("clips"),
