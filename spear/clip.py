@@ -256,9 +256,7 @@ class Clip:
 
     def _write(self, path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
         if not isinstance(self.storage, InFolder):
-            raise SpearError(
-                f"cannot write {path}: the clip is packed; do it in the folder it came from, then pack again"
-            )
+            raise SpearError(f"cannot write {path}: it is packed; do it in the folder it came from, then pack again")
         with index_forgotten(self.folder.parent):
             save_tensors(path, tensors, {"clip": self.fingerprint, **about})
 
