@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import wave
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,10 @@ def load_audio(path: Path, start: float | None = None) -> Samples:
     Silence stands where the track starts later or has a gap. Raises UnusableClip where the file has no sound or cannot
     be read.
     """
-    return np.concatenate(list(pcm(path, 1, SAMPLE_RATE, start)), axis=1)[0]
+    samples = array("f")  # grows in place, where a list of pieces would be held twice
+    for piece in pcm(path, 1, SAMPLE_RATE, start):
+        samples.frombytes(piece.tobytes())
+    return np.frombuffer(samples, np.float32)
 
 
 def pcm(path: Path, channels: int, rate: int, start: float | None = None) -> Iterator[Samples]:
@@ -120,7 +124,9 @@ def write_wav(path: Path, samples: Samples) -> None:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
-        file.writeframes((np.clip(samples, -1, 1) * 32767).round().astype("<i2").tobytes())
+        for i in range(0, len(samples), SAMPLE_RATE):  # each step of this makes a copy
+            piece = np.clip(samples[i : i + SAMPLE_RATE], -1, 1) * 32767
+            file.writeframesraw(piece.round().astype("<i2").tobytes())
 
 
 def open_media(path: Path, wanted: str) -> Any:
