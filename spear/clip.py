@@ -18,7 +18,7 @@ from spear.checkpoint import save_tensors
 from spear.errors import SpearError
 from spear.files import read_json, write_json
 from spear.points import N_POINTS
-from spear.storage import InFolder, Storage, Window, index_forgotten
+from spear.storage import InFolder, Storage, Window, index_forgotten, require_finite
 
 FPS = 25
 SAMPLE_RATE = 16_000
@@ -185,7 +185,7 @@ class Clip:
         points, confidence = tensors["points"].numpy(), tensors["confidence"].numpy()
         if points.shape != (self.facts.frames, N_POINTS, 2):
             raise SpearError(f"{self.landmarks_path} has shape {points.shape}; run `spear landmarks` again")
-        _require_finite(self.landmarks_path, tensors["points"])
+        require_finite(self.landmarks_path, tensors["points"])
         return points, confidence
 
     def write_features(
@@ -218,7 +218,7 @@ class Clip:
         require_features that they are there and fit.
         """
         part = self._window(self.features_path(encoder), _features_command(encoder)).rows(name, start, stop)
-        _require_finite(self.features_path(encoder), part, start, "" if name == "features" else f" of {name}")
+        require_finite(self.features_path(encoder), part, start, "" if name == "features" else f" of {name}")
         return part
 
     def speech(self, encoder: str, start: int = 0, stop: int | None = None, align: bool = True) -> torch.Tensor:
@@ -274,13 +274,6 @@ class Clip:
 
 def _features_command(encoder: str) -> str:
     return f"spear extract-audio-features --encoder {encoder}"
-
-
-def _require_finite(path: Path, rows: torch.Tensor, first: int = 0, where: str = "") -> None:
-    """Raises SpearError naming the first frame whose numbers are none; rows (N, ...) from frame `first` on."""
-    if not (good := rows.isfinite().flatten(1).all(1)).all():
-        frame = first + int(good.int().argmin())
-        raise SpearError(f"{path} has numbers that are not finite in frame {frame}{where}; delete it and make it again")
 
 
 def _without_crop(text: bytes) -> bytes:

@@ -151,6 +151,13 @@ class Window:
         return values.view(-1, *rest).float()
 
 
+def require_finite(path: Path, rows: Tensor, first: int = 0, where: str = "") -> None:
+    """Raises SpearError naming the first frame whose numbers are none; rows (N, ...) from frame `first` on."""
+    if not (good := rows.isfinite().flatten(1).all(1)).all():
+        frame = first + int(good.int().argmin())
+        raise SpearError(f"{path} has numbers that are not finite in frame {frame}{where}; delete it and make it again")
+
+
 INDEX = ".index"
 """The folder in clips/ of what trainings keep about all clips; any change to a clip removes it."""
 _TRIES = 10
