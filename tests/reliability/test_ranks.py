@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -115,3 +116,24 @@ def test_a_process_that_dies_is_started_again_and_nothing_is_lost(clips: Path, t
     models = clips.parent / "elastic"
     _ends(_launch(clips, models, 5, ranks=2, options=("--standalone", "--max-restarts", "3")))
     _same_bytes(models, two)
+
+
+@pytest.mark.parametrize("command", [["extract-audio-features"], ["landmarks"]], ids=" ".join)
+def test_each_process_does_its_part_of_the_clips(clips: Path, tmp_path: Path, command: list[str]) -> None:
+    """Three clips and three processes: one may have nothing to do, and none waits for it."""
+    made = {}
+    for ranks in (1, 2, 3):
+        root = tmp_path / str(ranks)
+        for name in ("c0", "c1", "c9"):
+            shutil.copytree(clips / name, root / "clips" / name)
+            (root / "clips" / name / "landmarks.safetensors").unlink()
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+        run = subprocess.run(
+            [sys.executable, *launcher, "-m", "spear_cli", *command], cwd=root, text=True, capture_output=True,
+            env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}, timeout=300, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.count(" clips done") == 1  # one of them speaks
+        made[ranks] = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.safetensors")}
+    assert len(made[1]) == 6
+    assert made[1] == made[2] == made[3]
