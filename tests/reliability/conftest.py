@@ -1,0 +1,65 @@
+"""The score of the reliability tests: counted in every test process, printed at the end by scripts/reliability.sh."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from reliability.outcome import Outcome
+
+COUNTS = {
+    "tried": "bad inputs tried",
+    "clear": "clear one-line errors",
+    "coped": "coped with, or said in a report",
+    "tracebacks": "tracebacks and signals",
+    "partial": "partial outputs, temporary files left",
+    "hangs": "hangs",
+    "bytes_lost": "bytes lost",
+}
+
+
+class Tally:
+    """Counts that the processes of pytest-xdist add to one file, $SPEAR_TALLY; without it they go nowhere."""
+
+    def add(self, **counts: int) -> None:
+        """Count: tried, clear, coped, tracebacks, partial, hangs, bytes_lost."""
+        assert counts.keys() <= COUNTS.keys(), counts
+        if where := os.environ.get("SPEAR_TALLY"):
+            with open(where, "a", encoding="utf-8") as file:  # short lines in append mode do not mix
+                file.write(json.dumps(counts) + "\n")
+
+    def judge(self, outcome: Outcome) -> Outcome:
+        """Count one bad input by how the command ended; the same outcome, for the assertions."""
+        self.add(
+            tried=1, clear=outcome.clear, coped=outcome.done, tracebacks=outcome.traceback, hangs=outcome.hung,
+            partial=len(outcome.partial) + len(outcome.left),
+        )  # fmt: skip
+        return outcome
+
+
+@pytest.fixture(scope="session")
+def tally() -> Tally:
+    """Where the tests count what they try."""
+    return Tally()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the score, in the one process that has the reports of all."""
+    where = os.environ.get("SPEAR_TALLY")
+    if where is None or hasattr(terminalreporter.config, "workerinput"):
+        return
+    total: Counter[str] = Counter()
+    for line in Path(where).read_text(encoding="utf-8").splitlines():
+        total.update(json.loads(line))
+    stats = terminalreporter.stats
+    ends = {name: len(stats.get(name, [])) for name in ("passed", "failed", "error", "skipped")}
+    terminalreporter.section("reliability")
+    terminalreporter.write_line(f"tests run: {ends['passed'] + ends['failed'] + ends['error']}")
+    for name, count in ends.items():
+        terminalreporter.write_line(f"  {name}: {count}")
+    for name, words in COUNTS.items():
+        terminalreporter.write_line(f"{words}: {total[name]}")
