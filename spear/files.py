@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spear.errors import SpearError
+from spear.temporary import temporary_file
 
 
 @contextmanager
@@ -29,20 +29,17 @@ def whole(path: Path) -> Iterator[Path]:
         raise SpearError(f"cannot write {path}: it is a folder; choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        stack = ExitStack()
+        temporary = stack.enter_context(temporary_file(path.parent, path.suffix))
     except OSError as error:
         raise SpearError(
             f"cannot write {path}: {error.strerror or error}; choose another folder or change its permissions"
         ) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with stack:
         yield temporary
         _sync(temporary)
-        temporary.chmod(0o644)  # mkstemp makes 0600; the result is an ordinary file
+        temporary.chmod(0o644)  # until now its owner's alone; the result is an ordinary file
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
@@ -57,7 +54,8 @@ def make_folder(folder: Path) -> None:
     """Make a folder that can be written in. Raises SpearError at once where that fails, not after hours of work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        with temporary_file(folder):
+            pass
     except OSError as error:
         raise SpearError(
             f"cannot write in {folder}: {error.strerror or error}; choose another folder or change its permissions"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
+
+from spear.temporary import temporary_folder
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,12 +39,12 @@ def run_each(
     workers = {"n_workers": min(jobs, len(items)), "threads_per_worker": 1, "memory_limit": 0}
     with (
         dask.config.set(settings),
-        tempfile.TemporaryDirectory(prefix="spear-") as folder,
+        temporary_folder(Path(tempfile.gettempdir())) as folder,
         LocalCluster(
             **workers,
             dashboard_address="127.0.0.1:0",
             silence_logs=50,
-            local_directory=folder,
+            local_directory=str(folder),
             preload=["spear.quiet_worker"],
         ) as cluster,
         Client(cluster) as client,
