@@ -41,7 +41,7 @@ def read_about(path: Path) -> dict[str, Any]:
             about = json.loads((file.metadata() or {}).get(_KEY, "null"))
     except FileNotFoundError as error:
         raise SpearError(f"{path} does not exist") from error
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise SpearError(f"{path} is not a readable safetensors file ({error}); make it again") from error
     if not isinstance(about, dict):
         raise SpearError(f"{path} was not written by spear; give a file that a spear command made")

@@ -96,7 +96,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file. Raises SpearError where it is damaged or cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpearError(f"cannot read {path}: {error}; delete it and run the stage that makes it again") from error
 
 
