@@ -55,6 +55,8 @@ class ClipInfo:
     """Frames by which the sound is late (early where negative) and is to be corrected; 0 where that is not certain."""
     av_offset_r: float | None = None
     """Correlation of mouth and sound at the offset that fits best, certain or not; None where none was estimated."""
+    remarks: list[str] = field(default_factory=list)
+    """What a person should know of this clip, with frame numbers: see spear.remarks."""
     files_sha256: dict[str, str] = field(default_factory=dict)
     """Of face.mp4 and audio.wav; empty in clips of older versions. clip.json also holds its own."""
     fps: int = FPS

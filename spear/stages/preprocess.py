@@ -14,11 +14,12 @@ import numpy as np
 from spear.audio import Samples, fit_to_frames, load_audio, write_wav
 from spear.clip import Clip, ClipInfo
 from spear.errors import SpearError, UnusableClip
-from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transform, follow_face, warp_crop
+from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transform, find_face, steady_face, warp_crop
 from spear.files import make_folder, sha256_of, whole, write_text
 from spear.jobs import run_each
 from spear.points import Array, lip_opening
 from spear.progress import Progress, Report, no_progress
+from spear.remarks import on_faces, on_sound
 from spear.sources import SPLIT_BY, Source, assign_splits, find_sources, marked
 from spear.sync import AvOffset, estimate_offset
 from spear.video import Footage, VideoWriter
@@ -68,7 +69,7 @@ def preprocess(
         rule = f"by {split_by}, sha256 {sha256_of(Path(split_by))}"
     if split_by == "speaker":
         splits = _speakers_together(clips, sources, splits, rule)
-    work, offsets = [], {}
+    work, offsets, said = [], {}, []
     for source in sources:
         job = _Job(source, splits[source.id], rule)
         if _is_done(Clip(clips / source.id), job, settings):
@@ -84,10 +85,12 @@ def preprocess(
             report.skipped.append((str(job.source.path), f"{type(result).__name__}: {result}"))
         else:
             report.done += 1
-            if result is not None and result.correction:
-                offsets[job.source.id] = result
+            offset, remarks = result
+            said += [f"{job.source.id}: {remark}" for remark in remarks]
+            if offset is not None and offset.correction:
+                offsets[job.source.id] = offset
         progress(report.done + len(report.skipped), len(work), job.source.id)
-    report.notes += _offset_notes(offsets)
+    report.notes += _offset_notes(offsets) + _most(sorted(said))
     report.skipped.sort()  # with several jobs they come in the order of finishing
     _write_skipped(clips, sources, report)
     if report.done + report.kept == 0:
@@ -142,17 +145,19 @@ def _same_source(info: ClipInfo, path: Path) -> bool:
     return info.source_mtime_ns == status.st_mtime_ns or info.source_sha256 == sha256_of(path)
 
 
-def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> AvOffset | None:
+def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> tuple[AvOffset | None, list[str]]:
     source, clip = job.source, Clip(clips / job.source.id)
     clip.info_path.unlink(missing_ok=True)  # an older clip that no longer fits must not stand in for one left out
     status, digest = source.path.stat(), sha256_of(source.path)
     footage = Footage(source.path)
-    points, missing = follow_face(footage, settings["face"], settings["on_missing_face"])
+    found = find_face(footage, settings["face"])
+    points, missing = steady_face(found, footage, settings["face"], settings["on_missing_face"])
     transforms = crop_transform(points)
     with whole(clip.face_path) as temporary, VideoWriter(temporary, 256, 256, crf=12, random_access=True) as writer:
         for frame, transform in zip(footage.frames(), transforms, strict=True):
             writer.write(warp_crop(frame, transform))
-    samples = _write_sound(clip, source, footage, len(points))
+    remarks = footage.doubts + on_faces(found, points, missing)
+    samples = _write_sound(clip, source, footage, len(points), remarks)
     offset = None if samples is None else _offset(points, missing, samples)
     known = {name: getattr(source, name) for name in ("speaker", "view", "emotion", "level")}
     info = ClipInfo(
@@ -160,9 +165,15 @@ def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> AvOffse
         width=footage.width, height=footage.height, frames=len(points), crop=transforms.tolist(), missing=missing,
         has_audio=samples is not None, split=job.split, split_rule=job.split_rule, settings=settings, **known,
         av_offset=offset.correction if offset else 0, av_offset_r=round(offset.r, 3) if offset else None,
+        remarks=remarks,
     )  # fmt: skip
     clip.write_info(info)
-    return offset
+    return offset, remarks
+
+
+def _most(remarks: list[str]) -> list[str]:
+    rest = len(remarks) - _MOST_NOTES
+    return remarks[:_MOST_NOTES] + ([f"{rest} more remarks; they stand in each clip.json"] if rest > 0 else [])
 
 
 def _offset(points: Array, missing: list[int], samples: Samples) -> AvOffset | None:
@@ -184,8 +195,8 @@ def _offset_notes(offsets: dict[str, AvOffset]) -> list[str]:
     return lines
 
 
-def _write_sound(clip: Clip, source: Source, footage: Footage, frames: int) -> Samples | None:
-    """Write audio.wav, where there is sound: samples (frames * 640,)."""
+def _write_sound(clip: Clip, source: Source, footage: Footage, frames: int, remarks: list[str]) -> Samples | None:
+    """Write audio.wav, where there is sound: samples (frames * 640,). remarks: gets more where it does not fit."""
     if footage.has_audio:
         samples = load_audio(source.path, footage.start)
     elif source.sound is not None:
@@ -193,6 +204,7 @@ def _write_sound(clip: Clip, source: Source, footage: Footage, frames: int) -> S
     else:
         clip.audio_path.unlink(missing_ok=True)
         return None
+    remarks += on_sound(samples, frames)
     samples = fit_to_frames(samples, frames)
     with whole(clip.audio_path) as temporary:
         write_wav(temporary, samples)
