@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spear.errors import SpearError
-from spear.files import whole
+from spear.files import require_room, whole
 
 FORMAT = 1
 _KEY = "spear"
@@ -26,6 +26,7 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     about = json.loads(json.dumps({**about, "format": FORMAT}))  # as it will be read: JSON has no tuples
     about["sha256"] = _digests(tensors, about)[1]
+    require_room(Path(path), sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
     with whole(path) as temporary:
         # safetensors does not keep the order of several keys, so equal content would give different bytes
         try:
