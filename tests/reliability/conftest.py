@@ -14,6 +14,7 @@ from made_up import make_clip
 from reliability.outcome import Outcome
 from spear.audio import write_wav
 from spear.clip import FPS
+from spear.stages.preprocess import preprocess
 
 COUNTS = {
     "tried": "bad inputs tried",
@@ -72,6 +73,14 @@ def made_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, split in enumerate(("train", "val", "test")):
         make_clip(folder / f"c{number}", seed=number, split=split)
     return folder
+
+
+@pytest.fixture(scope="session")
+def talker_clips(tmp_path_factory: pytest.TempPathFactory, tiny_talker: Path) -> Path:
+    """clips/ with a clip of a face that the detector finds, without landmarks; nobody may change it."""
+    clips = tmp_path_factory.mktemp("found") / "clips"
+    preprocess([tiny_talker], clips)
+    return clips
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
