@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import wave
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,12 @@ def load_audio(path: Path, start: float | None = None) -> Samples:
     Silence stands where the track starts later or has a gap. Raises UnusableClip where the file has no sound, more than
     four hours of it, or cannot be read.
     """
-    pieces, count = [], 0
+    samples = array("f")  # grows in place, where a list of pieces would be held twice
     for piece in pcm(path, 1, SAMPLE_RATE, start):
-        pieces.append(piece[0])
-        count += piece.shape[1]
-        if count > _MOST_HOURS * 3600 * SAMPLE_RATE:
+        samples.frombytes(piece.tobytes())
+        if len(samples) > _MOST_HOURS * 3600 * SAMPLE_RATE:
             raise UnusableClip(f"{path} has more than {_MOST_HOURS} hours of sound; cut it into parts")
-    return np.concatenate(pieces)
+    return np.frombuffer(samples, np.float32)
 
 
 def pcm(path: Path, channels: int, rate: int, start: float | None = None) -> Iterator[Samples]:
@@ -134,7 +134,9 @@ def write_wav(path: Path, samples: Samples) -> None:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
-        file.writeframes((np.clip(samples, -1, 1) * 32767).round().astype("<i2").tobytes())
+        for i in range(0, len(samples), SAMPLE_RATE):  # each step of this makes a copy
+            piece = np.clip(samples[i : i + SAMPLE_RATE], -1, 1) * 32767
+            file.writeframesraw(piece.round().astype("<i2").tobytes())
 
 
 def open_media(path: Path, wanted: str) -> Any:
