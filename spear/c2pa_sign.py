@@ -13,7 +13,6 @@ import importlib
 import importlib.util
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 from spear.errors import SpearError
 from spear.signing_key import Identity
+from spear.temporary import temporary_file
 from spear.version import __version__
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -81,10 +81,8 @@ def signed(path: Path, identity: Identity, title: str) -> Iterator[Path]:
     if not can_hold(path):
         raise SpearError(f"{title} cannot hold a C2PA manifest; name the video .mp4 or .mov, or render without signing")
     c2pa = _library()
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    copy = Path(name)
-    try:
-        with _told(c2pa, title), os.fdopen(handle, "w+b") as target, open(path, "rb") as source:
+    with temporary_file(path.parent, path.suffix) as copy:
+        with _told(c2pa, title), open(copy, "w+b") as target, open(path, "rb") as source:
             info = c2pa.C2paSignerInfo(identity.algorithm, identity.certificates, identity.key, None)
             with c2pa.Context.from_dict(_SETTINGS) as context, c2pa.Signer.from_info(info) as signer:
                 kind = _TYPES[path.suffix.lower()]
@@ -95,8 +93,6 @@ def signed(path: Path, identity: Identity, title: str) -> Iterator[Path]:
             reason = found.detail or f"the manifest is {found.state}"
             raise SpearError(f"cannot sign {title}: read back, {reason}; check that the key fits the certificate")
         yield copy
-    finally:
-        copy.unlink(missing_ok=True)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -8,12 +8,12 @@ videos that the old one signed stay valid, since each carries its certificate.
 from __future__ import annotations
 
 import os
-import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from spear.errors import SpearError
+from spear.temporary import temporary_file
 
 _YEARS = 10
 _MARGIN = timedelta(days=1)
@@ -70,15 +70,12 @@ def _own(path: Path) -> Identity:
     try:
         path.parent.parent.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".signing.", dir=path.parent)  # 0600 from the first byte on
-        try:
-            with os.fdopen(handle, "wb") as file:
+        with temporary_file(path.parent) as temporary:  # 0600 from the first byte on
+            with open(temporary, "wb") as file:
                 file.write(key + certificate)
                 file.flush()
-                os.fsync(handle)
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except OSError as error:
         what = f"cannot write {path}: {error.strerror or error}"
         raise SpearError(f"{what}; set XDG_CONFIG_HOME, or give --sign-cert and --sign-key") from error

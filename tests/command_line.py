@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not take the cores from other tests
 _STAGES = ("preprocess", "extract_audio_features", "landmarks", "train_a2lm", "train_lm2face", "render", "metrics")
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([f"spear.stages.{name}" for name in _STAGES])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([f"spear.stages.{name}" for name in _STAGES])
 
 
 class Run(NamedTuple):
@@ -48,7 +48,7 @@ def forked_spear(*args: str | Path, cwd: Path, most_bytes: int | None = None, **
     """
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder, "out"), Path(folder, "err")
-        process = _FORKS.Process(target=_run, args=([*map(str, args)], cwd, said, most_bytes, env))
+        process = FORKS.Process(target=_run, args=([*map(str, args)], cwd, said, most_bytes, env))
         process.start()
         process.join(300)
         assert process.exitcode is not None, f"spear {args} does not end"
@@ -90,3 +90,10 @@ def files(folder: Path) -> dict[str, tuple[int, str]]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and that still run."""
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    pids = [int(child) for path in found for child in path.read_text().split()]
+    return [child for child in pids if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z"]

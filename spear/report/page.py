@@ -6,7 +6,6 @@ Letters: F frames.
 from __future__ import annotations
 
 import base64
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from spear.report.tables import (
 )
 from spear.scores.compare import Scores
 from spear.scores.labels import UNITS
+from spear.temporary import temporary_folder
 from spear.video import Frame
 
 PAGE, JSON, CSV = "index.html", "scores.json", "scores.csv"
@@ -116,7 +116,7 @@ def write_report(folder: Path, scores: Scores, shown: Sequence[Shown], progress:
         as_json, as_csv, page = (stack.enter_context(whole(folder / name)) for name in (JSON, CSV, PAGE))
         _write(as_json, [scores.to_json(), "\n"])
         _write(as_csv, [scores.to_csv()])
-        previews = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".previews.", dir=folder)))
+        previews = stack.enter_context(temporary_folder(folder))
         _write(page, _page(scores, shown, previews, progress))
     return folder / PAGE
 
