@@ -28,16 +28,23 @@ _LONGEST_HOLD = 600.0
 """A step of the pictures' time stamps beyond this, s, or back by more than one, is a new clock, not a held picture."""
 
 
-def load_audio(path: Path, start: float | None = None) -> Samples:
+def load_audio(path: Path, start: float | None = None, frames: int | None = None) -> Samples:
     """Samples at 16 kHz mono in -1..1, (N,), from `start` s on the container's clock (None: its own start).
 
-    Silence stands where the track starts later or has a gap. Raises UnusableClip where the file has no sound or cannot
-    be read.
+    frames: as `fit_to_frames` would make them, without a second copy. Silence stands where the track starts later or
+    has a gap. Raises UnusableClip where the file has no sound or cannot be read.
     """
-    samples = array("f")  # grows in place, where a list of pieces would be held twice
+    if frames is None:
+        samples = array("f")  # grows in place, where a list of pieces would be held twice
+        for piece in pcm(path, 1, SAMPLE_RATE, start):
+            samples.frombytes(piece.tobytes())
+        return np.frombuffer(samples, np.float32)
+    fitted, filled = np.zeros(frames * SAMPLES_PER_FRAME, np.float32), 0
     for piece in pcm(path, 1, SAMPLE_RATE, start):
-        samples.frombytes(piece.tobytes())
-    return np.frombuffer(samples, np.float32)
+        part = piece[0, : len(fitted) - filled]
+        fitted[filled : filled + len(part)] = part
+        filled += len(part)
+    return fitted
 
 
 def pcm(path: Path, channels: int, rate: int, start: float | None = None) -> Iterator[Samples]:

@@ -162,6 +162,14 @@ def test_an_mp3_with_junk_around_it_is_read(tmp_path: Path) -> None:
     assert load_audio(tmp_path / "b.mp3").size == pytest.approx(16000, abs=900)
 
 
+@pytest.mark.parametrize("frames", [10, 25, 40])
+def test_sound_read_for_so_many_frames_is_what_fitting_makes_of_it(tmp_path: Path, frames: int) -> None:
+    write_wav(tmp_path / "a.wav", tone(1.0, 16000))
+    fitted = fit_to_frames(load_audio(tmp_path / "a.wav"), frames)
+    assert np.array_equal(load_audio(tmp_path / "a.wav", frames=frames), fitted)
+    assert fitted.shape == (frames * 640,)
+
+
 def test_a_video_frame_is_640_samples() -> None:
     ones = np.ones(1000, np.float32)
     assert fit_to_frames(ones, 1).tolist() == [1.0] * 640

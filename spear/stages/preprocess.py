@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spear.audio import Samples, fit_to_frames, load_audio, write_wav
+from spear.audio import Samples, load_audio, write_wav
 from spear.clip import Clip, ClipInfo
 from spear.clip_work import KEPT, shard_note, work_through
 from spear.errors import SpearError
@@ -204,13 +204,12 @@ def _offset_notes(offsets: dict[str, AvOffset]) -> list[str]:
 def _write_sound(clip: Clip, source: Source, footage: Footage, frames: int) -> Samples | None:
     """Write audio.wav, where there is sound: samples (frames * 640,)."""
     if footage.has_audio:
-        samples = load_audio(source.path, footage.start)
+        samples = load_audio(source.path, footage.start, frames)
     elif source.sound is not None:
-        samples = load_audio(source.sound)
+        samples = load_audio(source.sound, frames=frames)
     else:
         clip.audio_path.unlink(missing_ok=True)
         return None
-    samples = fit_to_frames(samples, frames)
     with whole(clip.audio_path) as temporary:
         write_wav(temporary, samples)
     return samples
