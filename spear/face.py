@@ -213,8 +213,10 @@ def fill_missing(points: list[Array | None]) -> Array:
         raise ValueError("no frame has a face")
     values = np.stack([p for p in points if p is not None]).reshape(len(known), -1)
     frames = np.arange(len(points))
-    filled = np.stack([np.interp(frames, known, column) for column in values.T], axis=1)
-    return filled.reshape(len(points), -1, 2).astype(np.float32)
+    filled = np.empty((len(points), values.shape[1]), np.float32)
+    for column, seen in zip(filled.T, values.T, strict=True):
+        column[:] = np.interp(frames, known, seen)
+    return filled.reshape(len(points), -1, 2)
 
 
 def crop_transform(points: Array, smoothing: float = _SMOOTHING) -> NDArray[np.float64]:

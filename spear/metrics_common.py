@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,10 @@ from spear.pretrained.inception import WEIGHTS_SHA256_PREFIX
 from spear.report.page import Shown
 from spear.scores.compare import LANDMARK_SCORES, METRICS, ClipScores, Scores
 from spear.scores.frechet import FrechetScore
+from spear.shards import Shard
 from spear.video import Frame
+
+Item = TypeVar("Item")
 
 
 def checked_metrics(which: frozenset[str], figures: Path | None) -> frozenset[str]:
@@ -33,6 +36,14 @@ def checked_metrics(which: frozenset[str], figures: Path | None) -> frozenset[st
 def told(error: Exception) -> str:
     """Why a clip was left out: our own sentences as they are, others with what kind of error they are."""
     return str(error) if isinstance(error, SpearError) else f"{type(error).__name__}: {error}"
+
+
+def in_part(items: list[Item], name: Callable[[Item], str], shard: Shard) -> list[Item]:
+    """Those of this part of the work. Raises SpearError where there are none."""
+    mine = [item for item in items if name(item) in shard]
+    if not mine:
+        raise SpearError(f"part {shard} holds none of the {len(items)} clips; take fewer parts, or leave --shard out")
+    return mine
 
 
 class Pictures:

@@ -41,6 +41,8 @@ _PEAK = 3
 """Frames to each side that belong to the peak itself."""
 _HALVES_AGREE = 1.5
 """Frames by which the peak of each half may lie beside that of the whole."""
+_AT_ONCE = 1000
+"""Frames whose spectra are held together: those of ten minutes would be 200 MB."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,11 @@ def _stands_out(curve: Series, frames: int) -> bool:
 
 def _energy(samples: NDArray[np.float32]) -> Series:
     """Fourth root of the power in the band, (F * 640,) -> (F,): one loud vowel must not rule the correlation."""
-    windows = samples.reshape(-1, SAMPLES_PER_FRAME) * np.hanning(SAMPLES_PER_FRAME)
-    power = np.abs(np.fft.rfft(windows, axis=1)) ** 2
     low, high = (round(hertz * SAMPLES_PER_FRAME / SAMPLE_RATE) for hertz in _BAND)
-    return np.asarray(power[:, low:high].sum(1) ** 0.25)
+    windows, shape = samples.reshape(-1, SAMPLES_PER_FRAME), np.hanning(SAMPLES_PER_FRAME)
+    blocks = (windows[i : i + _AT_ONCE] for i in range(0, len(windows), _AT_ONCE))
+    power = [(np.abs(np.fft.rfft(block * shape, axis=1)[:, low:high]) ** 2).sum(1) for block in blocks]
+    return np.asarray(np.concatenate(power) ** 0.25)
 
 
 def _slope(series: Series) -> Series:

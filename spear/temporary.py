@@ -28,7 +28,7 @@ _DAY = 86_400
 @contextmanager
 def temporary_file(folder: Path, suffix: str = "") -> Iterator[Path]:
     """Yield an empty file in a folder, readable by its owner alone; what was not moved then vanishes. Raises OSError."""
-    _remove_left(os.path.abspath(folder), os.getpid())
+    _remove_left_once(os.path.abspath(folder), os.getpid())
     handle, name = tempfile.mkstemp(prefix=f"{_PREFIX}{this_process()}-", suffix=suffix, dir=folder)
     os.close(handle)
     try:
@@ -40,7 +40,7 @@ def temporary_file(folder: Path, suffix: str = "") -> Iterator[Path]:
 @contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
     """The same, a folder. Raises OSError."""
-    _remove_left(os.path.abspath(folder), os.getpid())
+    _remove_left_once(os.path.abspath(folder), os.getpid())
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{this_process()}-", dir=folder) as name:
         yield Path(name)
 
@@ -62,8 +62,13 @@ def is_left(owner: str, path: Path) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _remove_left(folder: str, pid: int) -> None:
-    """Remove what dead processes left in a folder; each process looks once. What cannot be removed is left alone."""
+def _remove_left_once(folder: str, pid: int) -> None:
+    """Each process looks once."""
+    remove_left(Path(folder))
+
+
+def remove_left(folder: Path) -> None:
+    """Remove what dead processes left in a folder. What cannot be removed is left alone."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             owner = _OWNED.match(entry.name.removeprefix(_PREFIX)) if entry.name.startswith(_PREFIX) else None
@@ -83,7 +88,11 @@ def _name_of(pid: int) -> str:
 @lru_cache(maxsize=1)
 def _machine() -> str:
     """Names the machine as it is since it was started, and the container: process numbers mean nothing beyond."""
-    known = [socket.gethostname(), Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    known = [
+        socket.gethostname(),
+        Path("/proc/sys/kernel/random/boot_id").read_text(),
+        os.readlink("/proc/self/ns/pid"),
+    ]
     return hashlib.sha256(repr(known).encode()).hexdigest()[:8]
 
 

@@ -9,14 +9,16 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from spear.errors import SpearError, Terminated
+from spear.shards import choose_shard
 from spear.version import __version__
+from spear.workers import CLIP_TIMEOUT
 from spear_cli.console import fail, progress_bar, say, show_report
 from spear_cli.options import (
     Adapt,
@@ -24,6 +26,7 @@ from spear_cli.options import (
     CacheLatents,
     Changed,
     Clips,
+    ClipTimeout,
     DecodedFrames,
     Encoder,
     Epochs,
@@ -33,6 +36,7 @@ from spear_cli.options import (
     Jobs,
     LearningRate,
     MaxMinutes,
+    Memory,
     Models,
     PageFolder,
     Pred,
@@ -41,13 +45,20 @@ from spear_cli.options import (
     Refs,
     Restart,
     SaveMemory,
+    Scheduler,
+    ScoresShard,
     Seed,
+    ShardOption,
     SignCert,
     SignKey,
     Truth,
     Vae,
     Watermark,
+    workers_of,
 )
+
+if TYPE_CHECKING:
+    from spear.progress import Report
 
 _STARTED = time.monotonic()
 
@@ -136,13 +147,18 @@ def preprocess(
     ] = "clip",
     seed: Seed = 0,
     jobs: Jobs = 1,
+    scheduler: Scheduler = None,
+    shard: ShardOption = None,
+    clip_timeout: ClipTimeout = CLIP_TIMEOUT,
+    memory: Memory = None,
 ) -> None:
     """Cut videos to clips/: a 256x256 face at 25 fps, 16 kHz sound, a split."""
     from spear.stages.preprocess import preprocess as stage
 
+    workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard))
     with progress_bar("preprocess") as progress:
-        report = stage(videos, clips, layout, face, on_missing_face, split_by, seed, jobs, progress)
-    show_report(report, "clips")
+        report = stage(videos, clips, layout, face, on_missing_face, split_by, seed, workers, progress)
+    _show_report(report, "clips")
 
 
 @app.command(epilog="Example: `spear extract-audio-features --encoder mfcc`")
@@ -151,13 +167,19 @@ def extract_audio_features(
     encoder: Encoder = "whisper",
     weights: Annotated[str | None, typer.Option(help="Folder or hub id of the encoder's weights.")] = None,
     changed: Changed = None,
+    jobs: Jobs = 1,
+    scheduler: Scheduler = None,
+    shard: ShardOption = None,
+    clip_timeout: ClipTimeout = CLIP_TIMEOUT,
+    memory: Memory = None,
 ) -> None:
     """Compute speech features, one row for each video frame."""
     from spear.stages.extract_audio_features import extract_audio_features as stage
 
+    workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard))
     with progress_bar(f"extract-audio-features ({encoder})") as progress:
-        report = stage(clips, encoder, weights, changed, progress)
-    show_report(report, "clips")
+        report = stage(clips, encoder, weights, changed, workers, progress)
+    _show_report(report, "clips")
 
 
 @app.command(epilog="Example: `spear landmarks --jobs 2`")
@@ -165,13 +187,18 @@ def landmarks(
     clips: Clips = Path("clips"),
     detector: Annotated[str, typer.Option(help="`mediapipe`, or `face-alignment` (approximate).")] = "mediapipe",
     jobs: Jobs = 1,
+    scheduler: Scheduler = None,
+    shard: ShardOption = None,
+    clip_timeout: ClipTimeout = CLIP_TIMEOUT,
+    memory: Memory = None,
 ) -> None:
     """Find the 131 face points in every frame of every clip."""
     from spear.stages.landmarks import landmarks as stage
 
+    workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard))
     with progress_bar("landmarks") as progress:
-        report = stage(clips, detector, jobs, progress)
-    show_report(report, "clips")
+        report = stage(clips, detector, workers, progress)
+    _show_report(report, "clips")
 
 
 @app.command(epilog="Example: `spear train-a2lm --preset small --max-minutes 5`")
@@ -323,6 +350,10 @@ def metrics(
     json_out: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")] = False,
     csv_out: Annotated[bool, typer.Option("--csv", help="A line for each clip on stdout instead of a table.")] = False,
     jobs: Jobs = 1,
+    scheduler: Scheduler = None,
+    shard: ScoresShard = None,
+    clip_timeout: ClipTimeout = CLIP_TIMEOUT,
+    memory: Memory = None,
 ) -> None:
     """Score rendered videos against the truth, or the trained models on the test split.
 
@@ -343,18 +374,20 @@ def metrics(
               "lpips": lpips, "lmd": lmd, "csim": csim, "sync": sync}  # fmt: skip
     which = frozenset(name for name, wanted in chosen.items() if wanted or all_scores)
     which = which or frozenset({"ld", "lvd", "psnr", "ssim"})
+    workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard, {}))
     with progress_bar("metrics") as progress:
         if pred is not None and truth is not None:
             scores = compare_videos(
                 pred, truth, which, inception_weights, figures, progress, syncnet_weights=syncnet_weights,
-                report=report, against=against, jobs=jobs,
+                report=report, against=against, workers=workers,
             )  # fmt: skip
         else:
             scores = stage(
                 clips, models, which, split, by, inception_weights, vae, figures, progress,
-                report=report, against=against, jobs=jobs,
+                report=report, against=against, workers=workers,
             )  # fmt: skip
     show_scores(scores, "json" if json_out else "csv" if csv_out else "tables")
+    _some_left_out(scores.left_out)
 
 
 @app.command(epilog="Example: `spear verify out.mp4`")
@@ -376,6 +409,38 @@ def verify(video: Annotated[Path, typer.Argument(help="Any video.")]) -> None:
     for note in found.notes:
         say(f"note: {note}")
     raise typer.Exit({"marked": 0, "unmarked": 4, "tampered": 5}[found.status])
+
+
+@app.command(epilog="Example: `spear check clips`")
+def check(folder: Annotated[Path, typer.Argument(help="A folder of clips, models or renders, or one file.")]) -> None:
+    """Find files that are no longer what was written, by the checksums that they hold.
+
+    Exit code 0: none, 1: some, each named with what to run again.
+    """
+    from spear.stages.check import check as stage
+
+    with progress_bar("check") as progress:
+        found = stage(folder, progress)
+    for _, reason in found.damaged:
+        say(f"damaged: {reason}")
+    if found.unknown:
+        kinds = ", ".join(f"{count} {suffix or 'nameless'}" for suffix, count in sorted(found.unknown.items()))
+        say(f"note: without a checksum, so not checked: {kinds}")
+    if found.damaged:
+        total = found.whole + len(found.damaged)
+        raise SpearError(f"{len(found.damaged)} of {total} files in {folder} are damaged; do as said above for each")
+    say(f"{found.whole} files are what was written")
+
+
+def _show_report(report: Report, what: str) -> None:
+    show_report(report, what)
+    _some_left_out(len(report.skipped))
+
+
+def _some_left_out(count: int) -> None:
+    """Exit code 3: done, but not with all clips."""
+    if count:
+        raise typer.Exit(3)
 
 
 def _show_training(path: Path, report: Any, trained: Any) -> None:

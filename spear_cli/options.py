@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from spear.shards import Shard
+from spear.workers import Workers
+
 Clips = Annotated[Path, typer.Option("--clips", help="Folder of the clips.")]
 Models = Annotated[Path, typer.Option("--models", help="Folder of the trained models.")]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that work on clips at the same time.")]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="A dask cluster that works instead: tcp://HOST:8786.")
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Only part I of N, told by the clips' ids.",
+        show_default="this task's of a Slurm array, else all",
+    ),
+]
+ScoresShard = Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Only part I of N, for the cache.")]
+ClipTimeout = Annotated[float, typer.Option(min=0.1, help="Seconds after which a clip is given up.")]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        min=0.1, help="GB that a process may take until its clip is given up.", show_default="90 % of all, shared out"
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Equal seeds give equal results.")]
 Preset = Annotated[str, typer.Option(help="`small` (two CPU cores) or `paper` (a GPU).")]
 MaxMinutes = Annotated[float | None, typer.Option(min=0.01, help="Stop after this long, over all resumes.")]
@@ -91,3 +115,14 @@ Provenance = Annotated[
 Watermark = Annotated[bool, typer.Option("--watermark", help="Also an invisible mark that survives H.264 at CRF 28.")]
 SignCert = Annotated[Path | None, typer.Option(help="Your certificate chain (PEM) for the C2PA manifest.")]
 SignKey = Annotated[Path | None, typer.Option(help="Its key (PEM); without both a key of your own is made.")]
+
+
+def workers_of(
+    jobs: int, scheduler: str | None, clip_timeout: float, memory: float | None, shard: Shard | None = None
+) -> Workers:
+    """Who works on the clips. Under torchrun that is each rank itself. Raises typer.BadParameter."""
+    if scheduler is not None and jobs > 1:
+        raise typer.BadParameter("--jobs are processes of this machine, --scheduler is a cluster; leave one out")
+    here = jobs == 1 and "RANK" in os.environ
+    shard = shard or Shard()
+    return Workers(0 if here else jobs, scheduler, clip_timeout, None if memory is None else int(memory * 1e9), shard)

@@ -90,3 +90,10 @@ def files(folder: Path) -> dict[str, tuple[int, str]]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and that still run."""
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    pids = [int(child) for path in found for child in path.read_text().split()]
+    return [child for child in pids if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z"]

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import os
-import time
+from functools import partial
+from pathlib import Path
 
 import pytest
+from command_line import children_of
+from traps import die_writing, killed_by_others, square, threads, trap, unsendable
 
 from spear.errors import Terminated, UnusableClip
-from spear.jobs import run_each
-
-
-def _square(number: int) -> int:
-    if number == 3:
-        raise UnusableClip("three is no use")
-    return number * number
-
-
-def _deadly(number: int) -> int:
-    if number in (1, 2):
-        os._exit(1)  # as a crash in a C library or the kernel's out-of-memory killer does
-    time.sleep(0.02)
-    return os.getpid()
+from spear.isolation import Lost
+from spear.jobs import _Pace, run_each
+from spear.workers import HERE, Workers
 
 
 def test_in_this_process_in_order() -> None:
-    results = list(run_each(_square, [1, 2, 3, 4], jobs=1))
+    results = list(run_each(square, [1, 2, 3, 4], HERE))
     assert results[:2] == [(1, 1), (2, 4)]
     assert results[3] == (4, 16)
     item, error = results[2]
@@ -36,14 +28,14 @@ def test_in_this_process_in_order() -> None:
 
 def test_items_are_taken_up_one_by_one() -> None:
     started: list[int] = []
-    results = run_each(lambda number: started.append(number), [1, 2, 3], jobs=1)
+    results = run_each(lambda number: started.append(number), [1, 2, 3], HERE)
     assert started == []
     next(results)
     assert started == [1]
 
 
 def test_no_items() -> None:
-    assert list(run_each(_square, [], jobs=4)) == []
+    assert list(run_each(square, [], Workers(4))) == []
 
 
 def test_ctrl_c_is_no_result() -> None:
@@ -51,25 +43,72 @@ def test_ctrl_c_is_no_result() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(run_each(interrupt, [1], jobs=1))
+        list(run_each(interrupt, [1], HERE))
 
 
 def test_on_worker_processes() -> None:
-    results = dict(run_each(_square, [1, 2, 3, 4, 5], jobs=2))
+    results = dict(run_each(square, [1, 2, 3, 4, 5], Workers(2)))
     assert {k: v for k, v in results.items() if k != 3} == {1: 1, 2: 4, 4: 16, 5: 25}
     assert isinstance(results[3], UnusableClip)  # the kind of error survives the way back
     assert str(results[3]) == "three is no use"
 
 
-def test_items_that_kill_their_worker_are_named_and_all_others_are_done() -> None:
-    """Also those that only waited for the process that died."""
-    results = dict(run_each(_deadly, list(range(6)), jobs=2))
-    died = {item: result for item, result in results.items() if isinstance(result, Exception)}
-    assert sorted(results) == list(range(6))
-    assert {item: str(error) for item, error in died.items()} == dict.fromkeys(
-        (1, 2), "its worker process died (out of memory, or a crash)"
-    )
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_items_that_end_their_process_are_named_and_all_others_are_done(jobs: int) -> None:
+    limits = Workers(jobs, clip_timeout=2, memory=300_000_000)
+    results = dict(run_each(trap, list(range(8)), limits))
+    lost = {item: str(result) for item, result in results.items() if isinstance(result, Exception)}
+    assert sorted(results) == list(range(8))
+    assert lost == {
+        1: "its process crashed (SIGSEGV); see whether the file is sound",
+        2: "its process ended with exit code 7; see whether the file is sound",
+        3: "its process crashed (SIGABRT: terminate called: no memory); see whether the file is sound",
+        4: "it took longer than 2 s; look at it, or give it more with --clip-timeout",
+        5: "it wanted more than 0.3 GB of memory; give fewer --jobs, or more with --memory",
+    }
+    assert {type(results[item]) for item in lost} == {Lost}
     assert os.getpid() not in results.values()
+    assert children_of(os.getpid()) == []
+
+
+def test_a_clip_is_not_blamed_for_what_others_kill(tmp_path: Path) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    assert list(run_each(killed_by_others, paths, Workers(1))) == [(path, 3) for path in paths]
+
+
+def test_a_dead_process_leaves_nothing_in_the_folder_of_its_clip(tmp_path: Path) -> None:
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+    results = dict(run_each(partial(die_writing, tmp_path), ["bad", "good"], Workers(1), where=tmp_path.joinpath))
+    assert isinstance(results["bad"], Lost)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["bad", "good"]
+
+
+def test_what_cannot_travel_back_is_said() -> None:
+    results = dict(run_each(unsendable, [0, 1], Workers(1)))
+    assert "lock" in str(results[0])
+    assert str(results[1]).startswith("ValueError: <unlocked _thread.lock")
+
+
+def test_several_processes_share_the_cores() -> None:
+    cores = len(os.sched_getaffinity(0))
+    half = max(cores // 2, 1)
+    for _, found in run_each(threads, [0, 1], Workers(2)):
+        assert found == (half, half, str(half))
+
+
+def test_a_task_is_about_two_seconds_and_at_most_twenty_clips() -> None:
+    pace = _Pace()
+    assert pace.size() == 1  # nothing is known yet
+    pace.note(1, 0.25)
+    assert pace.size() == 8
+    pace.note(8, 8 * 0.75)  # the mean of before and now: half a second
+    assert pace.size() == 4
+    pace.note(4, 400)
+    assert pace.size() == 1
+    for _ in range(20):
+        pace.note(1, 0)
+    assert pace.size() == 20
 
 
 def test_a_signal_is_no_items_fault() -> None:
@@ -81,5 +120,5 @@ def test_a_signal_is_no_items_fault() -> None:
         raise Terminated
 
     with pytest.raises(Terminated):
-        list(run_each(work, [1, 2], 1))
+        list(run_each(work, [1, 2], HERE))
     assert begun == [1]

@@ -26,6 +26,7 @@ from spear.clip import FPS
 from spear.scores.image import ssim
 from spear.stages.metrics_videos import compare_videos
 from spear.video import Footage, Frame, VideoWriter
+from spear.workers import Workers
 
 CHOSEN = ("--ld", "--lvd", "--psnr", "--ssim")
 CHANGES: dict[str, Callable[[list[Frame]], list[Frame]]] = {
@@ -101,7 +102,9 @@ def directions(footage: Footage, seconds: float, folder: Path) -> dict[str, dict
         pred = truth if name == "nothing" else write(folder / f"{name}.mp4", change(frames), size, 8, sound)
         which = frozenset({"ld", "lvd", "lmd", "psnr", "ssim", "sync"})
         found[name] = {
-            key: value for key, value in compare_videos(pred, truth, which, jobs=2).values.items() if key in SHOWN
+            key: value
+            for key, value in compare_videos(pred, truth, which, workers=Workers(2)).values.items()
+            if key in SHOWN
         }
     return found
 

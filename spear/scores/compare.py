@@ -241,6 +241,8 @@ class Scores:
     """A row for each pair of clips of the controls."""
     against: list[dict[str, Any]] = field(default_factory=list)
     """Rows of published tables beside what was measured here."""
+    left_out: int = 0
+    """Clips, or videos, that could not be scored; the notes say why."""
 
     def to_csv(self) -> str:
         """A line for each clip, every column that any of them has; empty where a value is not defined."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spear.clip import Clip, find_clips
+from spear.clip_work import KEPT, shard_note, work_through
 from spear.errors import SpearError, UnusableClip
 from spear.face import DETECTOR, FaceTracker, fill_missing
-from spear.jobs import run_each
+from spear.left_out import LIST, LeftOut
 from spear.points import Array
 from spear.progress import Progress, Report, no_progress
 from spear.video import Footage
+from spear.workers import HERE, Workers
 
 DETECTORS = ("mediapipe", "face-alignment")
 
 
-def landmarks(clips: Path, detector: str = "mediapipe", jobs: int = 1, progress: Progress = no_progress) -> Report:
+def landmarks(
+    clips: Path, detector: str = "mediapipe", workers: Workers = HERE, progress: Progress = no_progress
+) -> Report:
     """Write clips/<id>/landmarks.safetensors: points (F, 131, 2) in crop px and confidence (F,).
 
     detector: `mediapipe` (face mesh in tracking mode), or `face-alignment` (68 points, resampled along their curves).
-    Clips that have them already are left alone. Raises SpearError where there is no clip or no clip has a face.
+    Clips that have them already are left alone; those left out stand in clips/skipped.jsonl. Raises SpearError where
+    there is no clip or no clip has a face.
     """
     if detector not in DETECTORS:
         raise SpearError(f"--detector {detector} is not one of {', '.join(DETECTORS)}")
@@ -32,24 +38,31 @@ def landmarks(clips: Path, detector: str = "mediapipe", jobs: int = 1, progress:
     settings = {
         "detector": DETECTOR if detector == "mediapipe" else "face-alignment 68 points, resampled to 131 (approximate)"
     }
-    report = Report()
-    work = [clip for clip in found if not clip.fits(clip.landmarks_path, settings)]
-    report.kept = len(found) - len(work)
-    for clip, result in run_each(partial(_detect_clip, detector=detector, settings=settings), work, jobs):
-        if isinstance(result, SpearError) and not isinstance(result, UnusableClip):
-            raise result
-        if isinstance(result, Exception):
-            name = "" if isinstance(result, UnusableClip) else f"{type(result).__name__}: "
-            report.skipped.append((clip.id, f"{name}{result}"))
+    mine = [clip for clip in found if clip.id in workers.shard]
+    report = Report(notes=shard_note(workers.shard, len(mine), len(found)))
+    left_out, work = LeftOut("landmarks", clips / LIST), list[tuple[int, str]]()
+    for clip in mine:
+        if clip.fits(clip.landmarks_path, settings):
+            report.kept += 1
+            left_out.forget(clip.id)
         else:
-            report.done += 1
-        progress(report.done + len(report.skipped), len(work), clip.id)
-    if report.done + report.kept == 0:
+            work.append((-clip.brief().frames, clip.id))
+    work.sort()  # the longest first, so that none is left alone at the end
+    done = work_through(
+        partial(_detect_clip, clips=clips, detector=detector, settings=settings), [identity for _, identity in work],
+        workers, report, left_out, progress, name=str, where=clips.joinpath,
+    )  # fmt: skip
+    deque(done, maxlen=0)
+    left_out.publish()
+    if mine and report.done + report.kept == 0:
         raise SpearError(f"no clip in {clips} shows a face to {detector}: {report.skipped[0][1]}")
     return report
 
 
-def _detect_clip(clip: Clip, detector: str, settings: dict[str, Any]) -> int:
+def _detect_clip(identity: str, clips: Path, detector: str, settings: dict[str, Any]) -> str | None:
+    clip = Clip(clips / identity)
+    if clip.fits(clip.landmarks_path, settings):
+        return KEPT
     found = _mediapipe(clip) if detector == "mediapipe" else _face_alignment(clip)
     if not any(p is not None for p in found):
         raise UnusableClip(
@@ -58,7 +71,7 @@ def _detect_clip(clip: Clip, detector: str, settings: dict[str, Any]) -> int:
     confidence = np.array([p is not None for p in found], np.float32)
     confidence[clip.info.missing] = 0
     clip.write_landmarks(fill_missing(found), confidence, settings)
-    return len(found)
+    return None
 
 
 def _mediapipe(clip: Clip) -> list[Array | None]:

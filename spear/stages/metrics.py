@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from spear.clip import Clip
+from spear.clip_work import shard_note
 from spear.controls import Controls, controls
 from spear.errors import SpearError
 from spear.figures import FigureFolder
 from spear.jobs import run_each
 from spear.judges import Available, WeightFiles, check_weights, load_judges
-from spear.metrics_common import Pictures, checked_metrics, scores_of, shown_of, told
+from spear.metrics_common import Pictures, checked_metrics, in_part, scores_of, shown_of, told
 from spear.progress import Progress, Report, no_progress
 from spear.published import PAPER, beside, check_source
 from spear.report.page import Shown, check_report, write_report
@@ -38,6 +39,7 @@ from spear.stages.metrics_split import (
     shown_frames,
     split_protocol,
 )
+from spear.workers import HERE, Workers
 
 
 def metrics(
@@ -53,15 +55,15 @@ def metrics(
     *,
     report: Path | None = None,
     against: str | None = None,
-    jobs: int = 1,
+    workers: Workers = HERE,
 ) -> Scores:
     """Score the trained models on a split of clips/: stage 1 against the detected points, stage 2 against the frames.
 
-    which, inception_weights, figures, report, jobs: as in `compare_videos`, but figures of every scored clip, named by
-    its id; vae: as in `render`; by: also the totals of each emotion or speaker. Every clip speaks its own audio; beside
-    LD stand that of a face that does not speak and the controls. Clips that cannot be used are in the notes. Raises
-    SpearError for an unknown score, split or group, where models, clips, landmarks or features are absent, where no
-    clip could be scored, or files cannot be written.
+    which, inception_weights, figures, report, workers: as in `compare_videos`, but figures of every scored clip, named
+    by its id; vae: as in `render`; by: also the totals of each emotion or speaker. Every clip speaks its own audio;
+    beside LD stand that of a face that does not speak and the controls. Clips that cannot be used are in the notes.
+    Raises SpearError for an unknown score, split or group, where models, clips, landmarks or features are absent, where
+    no clip could be scored, or files cannot be written.
     """
     which = checked_metrics(which, figures)
     if by is not None and by not in GROUPS:
@@ -70,7 +72,8 @@ def metrics(
     available = check_weights(which, files, videos=False)
     which = available.which
     nets, skipped = load_nets(models, which, vae), Report()
-    chosen = clips_to_score(clips, split, nets.a2lm, skipped)
+    usable = clips_to_score(clips, split, nets.a2lm, skipped)
+    chosen = in_part(usable, lambda clip: clip.id, workers.shard)
     folder = None if figures is None else FigureFolder(figures)
     if report is not None:
         check_report(report)
@@ -79,10 +82,11 @@ def metrics(
     load_judges(available.parts, files)  # a damaged weight file is no fault of the first clip
     work = _Work(available, files, models, vae, tuple(nets.sha256), figures)
     pictures = Pictures([clip.id for clip in chosen])
-    scored = _score(work, chosen, nets, folder, pictures, jobs, skipped, progress)
+    scored = _score(work, chosen, nets, folder, pictures, workers, skipped, progress)
     used, of_clips = [clip for clip, _ in scored], [scores for _, scores in scored]
     found = controls(nets.a2lm, used) if which & LANDMARK_SCORES else Controls()
-    notes = [*available.absent, *(f"left out: {name}: {reason}" for name, reason in skipped.skipped)]
+    notes = [*shard_note(workers.shard, len(chosen), len(usable)), *available.absent]
+    notes += [*(f"left out: {name}: {reason}" for name, reason in skipped.skipped)]
     notes += [*(note for scores in of_clips for note in scores.notes()), *found.notes, *_split_notes(split, used)]
     of_split = split_protocol(nets, which, split, scored, len(found.pairs), by)
     # twice: for its place in front, and because its sentences stand over those for two videos
@@ -93,6 +97,7 @@ def metrics(
     for row, clip in zip(scores.per_clip, used, strict=True):
         row |= {name: getattr(clip.info, name) for name in GROUPS}
     scores.groups, scores.pairs = group_totals(scored, by) if by else {}, found.pairs
+    scores.left_out = len(skipped.skipped)
     if folder is not None:
         scores.notes += folder.notes()
     if against is not None:
@@ -125,14 +130,14 @@ class _Outcome:
 
 
 def _score(
-    work: _Work, clips: list[Clip], nets: Nets, folder: FigureFolder | None, pictures: Pictures, jobs: int,
+    work: _Work, clips: list[Clip], nets: Nets, folder: FigureFolder | None, pictures: Pictures, workers: Workers,
     report: Report, progress: Progress,
 ) -> Scored:  # fmt: skip
     """The clips that could be scored; why others could not stands in the report. Raises SpearError where none could,
     and where figures cannot be written."""
     scored: dict[str, tuple[Clip, SplitClipScores]] = {}
-    apart = jobs > 1 and len(clips) > 1
-    for clip, outcome in _at_once(work, clips, jobs, progress) if apart else _in_turn(work, clips, nets, progress):
+    apart = workers.apart and len(clips) > 1
+    for clip, outcome in _at_once(work, clips, workers, progress) if apart else _in_turn(work, clips, nets, progress):
         pictures.take(clip.id, outcome.scores if isinstance(outcome, _Outcome) else None)
         if isinstance(outcome, Exception):
             report.skipped.append((clip.id, told(outcome)))
@@ -161,9 +166,9 @@ def _in_turn(
 
 
 def _at_once(
-    work: _Work, clips: list[Clip], jobs: int, progress: Progress
+    work: _Work, clips: list[Clip], workers: Workers, progress: Progress
 ) -> Iterator[tuple[Clip, _Outcome | Exception]]:
-    for done, (clip, outcome) in enumerate(run_each(partial(_score_apart, work), clips, jobs), start=1):
+    for done, (clip, outcome) in enumerate(run_each(partial(_score_apart, work), clips, workers), start=1):
         progress(done, len(clips), clip.id)
         yield clip, outcome
 

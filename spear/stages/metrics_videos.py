@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from spear.clip_work import shard_note
 from spear.errors import SpearError, UnwritableFigures
 from spear.figures import FigureFolder
 from spear.files import sha256_of
 from spear.jobs import run_each
 from spear.judges import Available, WeightFiles, check_weights, load_judges
-from spear.metrics_common import Pictures, checked_metrics, scores_of, shown_of, told
+from spear.metrics_common import Pictures, checked_metrics, in_part, scores_of, shown_of, told
 from spear.pair_scores import score_videos
 from spear.progress import Progress, no_progress
 from spear.published import PAPER, beside, check_source
@@ -24,6 +25,7 @@ from spear.scores.bootstrap import intervals, resampled_means
 from spear.scores.compare import ClipScores, Scores, total
 from spear.scores.protocol import VIDEO_CROP, protocol_of
 from spear.video_pairs import Lockstep, VideoPair, match_videos
+from spear.workers import HERE, Workers
 
 
 @dataclass(frozen=True)
@@ -47,32 +49,35 @@ def compare_videos(
     syncnet_weights: Path | None = None,
     report: Path | None = None,
     against: str | None = None,
-    jobs: int = 1,
+    workers: Workers = HERE,
 ) -> Scores:
     """Score videos against the true ones, frame by frame at 25 fps; memory flat with length.
 
     pred, truth: a video, a folder or a glob each, matched by name. which: some of METRICS; one of landmarks brings LD,
     LVD and the lip opening, for LD alone rewards a mouth that does not move; one whose weights are absent is left out
     and named in the notes. figures: a folder for the figures of every pair, drawn over the true frames, with the true
-    sound; they bring ld where no score of landmarks was asked for. report: a folder for the page. jobs: processes, or
-    threads where there is one pair; the scores do not depend on it. Pairs that were scored before come from the cache.
-    Raises SpearError for an unknown score, where nothing can be paired or no pair could be scored, for files that
-    cannot be written, and where no score is left without absent weights.
+    sound; they bring ld where no score of landmarks was asked for. report: a folder for the page. workers: processes,
+    or threads where there is one pair; the scores do not depend on them, but for a part of the pairs. Pairs that were
+    scored before come from the cache. Raises SpearError for an unknown score, where nothing can be paired or no pair
+    could be scored, for files that cannot be written, and where no score is left without absent weights.
     """
     files = WeightFiles(inception_weights, syncnet_weights)
     available = check_weights(checked_metrics(which, figures), files)
-    pairs, notes = match_videos(pred, truth)
+    matched, notes = match_videos(pred, truth)
+    pairs = in_part(matched, lambda pair: pair.name, workers.shard)
+    alone = len(notes)
     folder = None if figures is None else FigureFolder(figures)
     if report is not None:
         check_report(report)
     if against is not None:
         check_source(against)
     load_judges(available.parts, files)  # a damaged weight file is no fault of the first pair
-    work = _Work(available, files, jobs if len(pairs) == 1 else 1, figures)
+    work = _Work(available, files, max(workers.jobs, 1) if len(pairs) == 1 else 1, figures)
     pictures = Pictures([pair.name for pair in pairs])
-    scored, left_out = _score(work, pairs, folder, pictures, jobs, progress)
+    scored, left_out = _score(work, pairs, folder, pictures, workers, progress)
     of_pairs = [scores for _, scores in scored]
-    notes = [*available.absent, *notes, *left_out, *(note for scores in of_pairs for note in scores.notes())]
+    notes = [*shard_note(workers.shard, len(pairs), len(matched)), *available.absent, *notes, *left_out]
+    notes += [*(note for scores in of_pairs for note in scores.notes())]
     protocol = protocol_of(available.which, available.sha256, VIDEO_CROP)
     protocol |= {"pred": str(pred), "truth": str(truth), "pairs": len(scored)}
     protocol |= {"frames": sum(scores.frames for scores in of_pairs), **_RULES}
@@ -80,6 +85,7 @@ def compare_videos(
     scores.intervals = intervals(resampled_means(of_pairs))
     for row, (pair, _) in zip(scores.per_clip, scored, strict=True):
         row |= {"pred": str(pair.pred), "truth": str(pair.truth)}
+    scores.left_out = alone + len(left_out)
     if folder is not None:
         scores.notes += folder.notes()
     if against is not None:
@@ -101,12 +107,12 @@ _RULES = {
 
 
 def _score(
-    work: _Work, pairs: list[VideoPair], folder: FigureFolder | None, pictures: Pictures, jobs: int,
+    work: _Work, pairs: list[VideoPair], folder: FigureFolder | None, pictures: Pictures, workers: Workers,
     progress: Progress,
 ) -> tuple[list[tuple[VideoPair, ClipScores]], list[str]]:  # fmt: skip
     """Pairs that could be scored, in order, and why others could not. Raises the reason where none could."""
     outcomes: dict[str, ClipScores | Exception] = {}
-    for pair, result in _results(work, pairs, jobs, progress):
+    for pair, result in _results(work, pairs, workers, progress):
         if isinstance(result, UnwritableFigures):
             raise result
         if isinstance(result, Exception):
@@ -128,12 +134,12 @@ def _score(
 
 
 def _results(
-    work: _Work, pairs: list[VideoPair], jobs: int, progress: Progress
+    work: _Work, pairs: list[VideoPair], workers: Workers, progress: Progress
 ) -> Iterator[tuple[VideoPair, tuple[ClipScores, FigureFolder | None] | Exception]]:
     if len(pairs) == 1:  # what is wrong with the only one is what is wrong with the command
         yield pairs[0], _score_pair(work, progress, pairs[0])
     else:
-        yield from run_each(partial(_score_pair, work, no_progress), pairs, jobs)
+        yield from run_each(partial(_score_pair, work, no_progress), pairs, workers)
 
 
 def _score_pair(work: _Work, progress: Progress, pair: VideoPair) -> tuple[ClipScores, FigureFolder | None]:

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from dataclasses import dataclass, replace
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from spear.audio import Samples, fit_to_frames, load_audio, write_wav
+from spear.audio import Samples, load_for_frames, write_wav
 from spear.clip import Clip, ClipInfo
-from spear.errors import SpearError, UnusableClip
-from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transform, follow_face, warp_crop
-from spear.files import make_folder, sha256_of, whole, write_text
-from spear.jobs import run_each
+from spear.clip_work import KEPT, shard_note, work_through
+from spear.errors import SpearError
+from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transform, find_face, steady_face, warp_crop
+from spear.files import make_folder, sha256_of, whole
+from spear.left_out import LIST, LeftOut, unfinished
 from spear.points import Array, lip_opening
 from spear.progress import Progress, Report, no_progress
+from spear.remarks import on_faces, on_sound
 from spear.sources import SPLIT_BY, Source, assign_splits, find_sources, marked
 from spear.sync import AvOffset, estimate_offset
 from spear.video import Footage, VideoWriter
+from spear.workers import HERE, Workers
 
 ON_MISSING_FACE = ("hold", "skip", "fail")
 _MOST_NOTES = 10
 """Clips with late or early sound that are named one by one; of more, the count is told."""
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(NamedTuple):
     source: Source
     split: str
     split_rule: str
@@ -43,7 +44,7 @@ def preprocess(
     on_missing_face: str = "hold",
     split_by: str = "clip",
     seed: int = 0,
-    jobs: int = 1,
+    workers: Workers = HERE,
     progress: Progress = no_progress,
 ) -> Report:
     """Cut every video below `videos` to clips/<id>/ (section 4.3: 25 fps, split 80/10/10).
@@ -57,82 +58,103 @@ def preprocess(
     with FaceTracker(face):
         pass  # a wrong --face is an error of its own, not of the first clip
     sources, notes = find_sources(videos, layout)
-    sources = [_own_id(clips, source) for source in sources]
-    report = Report(notes=notes)
     settings = {"detector": DETECTOR, "face": face, "on_missing_face": on_missing_face, "crop_widths": CROP_WIDTHS,
                 "nose_row": NOSE_ROW}  # fmt: skip
+    rules = {}
+    """Of each clip that stands as asked, the rule that its split is of."""
+    for number, source in enumerate(sources):
+        sources[number], rule = _compare(clips, source, settings)
+        if rule is not None:
+            rules[sources[number].id] = rule
+    rule = f"by {split_by}, seed {seed}"
     splits = assign_splits(sources, split_by, seed)
     make_folder(clips)
-    rule = f"by {split_by}, seed {seed}"
     if split_by not in SPLIT_BY:  # a file, which may change
         rule = f"by {split_by}, sha256 {sha256_of(Path(split_by))}"
     if split_by == "speaker":
         splits = _speakers_together(clips, sources, splits, rule)
-    work, offsets = [], {}
-    for source in sources:
+    mine = [source for source in sources if source.id in workers.shard]
+    report = Report(notes=[*notes, *shard_note(workers.shard, len(mine), len(sources))])
+    left_out, work = LeftOut("preprocess", clips / LIST), []
+    for source in mine:
         job = _Job(source, splits[source.id], rule)
-        if _is_done(Clip(clips / source.id), job, settings):
-            report.kept += 1
-        else:
+        if source.id not in rules:
             work.append(job)
-    for job, result in run_each(partial(_preprocess_one, clips=clips, settings=settings), work, jobs):
-        if isinstance(result, UnusableClip) and on_missing_face != "fail":
-            report.skipped.append((str(job.source.path), str(result)))
-        elif isinstance(result, SpearError):
-            raise result
-        elif isinstance(result, Exception):
-            report.skipped.append((str(job.source.path), f"{type(result).__name__}: {result}"))
-        else:
-            report.done += 1
-            if result is not None and result.correction:
-                offsets[job.source.id] = result
-        progress(report.done + len(report.skipped), len(work), job.source.id)
-    report.notes += _offset_notes(offsets)
-    report.skipped.sort()  # with several jobs they come in the order of finishing
-    _write_skipped(clips, sources, report)
-    if report.done + report.kept == 0:
+            continue
+        if rules[source.id] != rule:
+            _move_split(Clip(clips / source.id), job)
+        left_out.forget(source.id)
+        report.kept += 1
+    work.sort(key=lambda job: -_size(job.source.path))  # the longest first, so that none is left alone at the end
+    with unfinished(clips, "preprocess", len(sources), workers.shard) if work else nullcontext():
+        done = work_through(
+            partial(_preprocess_one, clips=clips, settings=settings), work, workers, report, left_out, progress,
+            name=lambda job: job.source.id, where=partial(_folder, clips),
+            told=lambda job: {"source": str(job.source.path)}, strict=on_missing_face == "fail",
+        )  # fmt: skip
+        special = {job.source.id: result for job, result in done if any(result)}
+    report.notes += _offset_notes({name: found for name, (found, _) in special.items() if found and found.correction})
+    report.notes += _most([f"{name}: {remark}" for name in sorted(special) for remark in special[name][1]])
+    left_out.publish()
+    if mine and report.done + report.kept == 0:
         first = report.skipped[0][1]
-        many = f"none of {len(sources)} videos is usable; {clips / 'skipped.jsonl'} says why, the first: {first}"
-        raise SpearError(first if len(sources) == 1 else many)
+        many = f"none of {len(mine)} videos is usable; {clips / LIST} says why, the first: {first}"
+        raise SpearError(first if len(mine) == 1 else many)
     return report
 
 
-def _own_id(clips: Path, source: Source) -> Source:
-    """With another id where the clip of that id is of another video that still exists: it must not be replaced."""
+def _compare(clips: Path, source: Source, settings: dict[str, Any]) -> tuple[Source, str | None]:
+    """The source, with another id where the clip of that id is of another video that still exists, for it must not be
+    replaced; and the split rule of its clip, where that stands as asked."""
+    clip = Clip(clips / source.id)
     try:
-        info = Clip(clips / source.id).info
-        other = not Path(info.source).samefile(source.path) and not _same_source(info, source.path)
+        info = clip.brief()
+        other = info.source != str(source.path) and not Path(info.source).samefile(source.path)
+        if other and not _same_source(info, source.path):
+            return _compare(clips, marked(source), settings)
+    except FileNotFoundError:  # the other video is gone
+        pass
     except (SpearError, OSError):
-        return source
-    return marked(source) if other else source
+        return source, None
+    return source, info.split_rule if _is_done(clip, info, source, settings) else None
+
+
+def _is_done(clip: Clip, info: ClipInfo, source: Source, settings: dict[str, Any]) -> bool:
+    """Whether the clip stands as asked, whatever its split."""
+    if info.settings != settings or not _same_source(info, source.path):
+        return False
+    if not clip.face_path.exists() or (info.has_audio and not clip.audio_path.exists()):
+        return False
+    if not info.files_sha256:  # a clip of an older version: from now on `spear check` can tell
+        clip.write_info(clip.info)
+    return True
+
+
+def _move_split(clip: Clip, job: _Job) -> None:
+    """A changed split rule alone is written without touching the pictures."""
+    clip.write_info(replace(clip.info, split=job.split, split_rule=job.split_rule))
+
+
+def _folder(clips: Path, job: _Job) -> Path:
+    return clips / job.source.id
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # which its turn will tell
 
 
 def _speakers_together(clips: Path, sources: list[Source], splits: dict[str, str], rule: str) -> dict[str, str]:
     """More videos change how speakers are dealt out: one who has a split by this rule already stays in it."""
     known: dict[str, str] = {}
     for path in sorted(clips.glob("*/clip.json")):
-        with contextlib.suppress(SpearError):  # damaged: it will be made again
-            info = Clip(path.parent).info
+        with suppress(SpearError):  # damaged: it will be made again
+            info = Clip(path.parent).brief()
             if info.split_rule == rule:
                 known.setdefault(info.speaker, info.split)
     return {source.id: known.get(source.speaker, splits[source.id]) for source in sources}
-
-
-def _is_done(clip: Clip, job: _Job, settings: dict[str, Any]) -> bool:
-    """Whether the clip stands as asked; a changed split rule alone is written without touching the pictures."""
-    if not (clip.info_path.exists() and clip.face_path.exists()):
-        return False
-    try:
-        info = clip.info
-    except SpearError:
-        return False
-    if info.settings != settings or not _same_source(info, job.source.path):
-        return False
-    if info.has_audio and not clip.audio_path.exists():
-        return False
-    if info.split_rule != job.split_rule:
-        clip.write_info(replace(info, split=job.split, split_rule=job.split_rule))
-    return True
 
 
 def _same_source(info: ClipInfo, path: Path) -> bool:
@@ -142,17 +164,21 @@ def _same_source(info: ClipInfo, path: Path) -> bool:
     return info.source_mtime_ns == status.st_mtime_ns or info.source_sha256 == sha256_of(path)
 
 
-def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> AvOffset | None:
+def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> tuple[AvOffset | None, list[str]] | str:
     source, clip = job.source, Clip(clips / job.source.id)
+    if _compare(clips, source, settings) == (source, job.split_rule):
+        return KEPT
     clip.info_path.unlink(missing_ok=True)  # an older clip that no longer fits must not stand in for one left out
     status, digest = source.path.stat(), sha256_of(source.path)
     footage = Footage(source.path)
-    points, missing = follow_face(footage, settings["face"], settings["on_missing_face"])
+    found = find_face(footage, settings["face"])
+    points, missing = steady_face(found, footage, settings["face"], settings["on_missing_face"])
     transforms = crop_transform(points)
     with whole(clip.face_path) as temporary, VideoWriter(temporary, 256, 256, crf=12, random_access=True) as writer:
         for frame, transform in zip(footage.frames(), transforms, strict=True):
             writer.write(warp_crop(frame, transform))
-    samples = _write_sound(clip, source, footage, len(points))
+    remarks = footage.doubts + on_faces(found, points, missing)
+    samples = _write_sound(clip, source, footage, len(points), remarks)
     offset = None if samples is None else _offset(points, missing, samples)
     known = {name: getattr(source, name) for name in ("speaker", "view", "emotion", "level")}
     info = ClipInfo(
@@ -160,9 +186,15 @@ def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> AvOffse
         width=footage.width, height=footage.height, frames=len(points), crop=transforms.tolist(), missing=missing,
         has_audio=samples is not None, split=job.split, split_rule=job.split_rule, settings=settings, **known,
         av_offset=offset.correction if offset else 0, av_offset_r=round(offset.r, 3) if offset else None,
+        remarks=remarks,
     )  # fmt: skip
     clip.write_info(info)
-    return offset
+    return offset, remarks
+
+
+def _most(remarks: list[str]) -> list[str]:
+    rest = len(remarks) - _MOST_NOTES
+    return remarks[:_MOST_NOTES] + ([f"{rest} more remarks; they stand in each clip.json"] if rest > 0 else [])
 
 
 def _offset(points: Array, missing: list[int], samples: Samples) -> AvOffset | None:
@@ -184,27 +216,16 @@ def _offset_notes(offsets: dict[str, AvOffset]) -> list[str]:
     return lines
 
 
-def _write_sound(clip: Clip, source: Source, footage: Footage, frames: int) -> Samples | None:
-    """Write audio.wav, where there is sound: samples (frames * 640,)."""
+def _write_sound(clip: Clip, source: Source, footage: Footage, frames: int, remarks: list[str]) -> Samples | None:
+    """Write audio.wav, where there is sound: samples (frames * 640,). remarks: gets more where it does not fit."""
     if footage.has_audio:
-        samples = load_audio(source.path, footage.start)
+        samples, heard = load_for_frames(source.path, frames, footage.start)
     elif source.sound is not None:
-        samples = load_audio(source.sound)
+        samples, heard = load_for_frames(source.sound, frames)
     else:
         clip.audio_path.unlink(missing_ok=True)
         return None
-    samples = fit_to_frames(samples, frames)
+    remarks += on_sound(heard, frames)
     with whole(clip.audio_path) as temporary:
         write_wav(temporary, samples)
     return samples
-
-
-def _write_skipped(clips: Path, sources: list[Source], report: Report) -> None:
-    """Keep what earlier runs over other videos left out; say anew what this run did."""
-    path = clips / "skipped.jsonl"
-    tried = {str(source.path) for source in sources}
-    old = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    rows = [row for row in old if row.get("source") not in tried]
-    rows += [{"source": source, "reason": reason} for source, reason in report.skipped]
-    if rows or path.exists():
-        write_text(path, "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,10 @@ def test_clips_without_sound_are_listed(tmp_path: Path) -> None:
         ("lost", f"{lost.audio_path} does not exist; give a file with speech"),
         ("mute", "no audio track"),
     ]
-    assert told == [(0, 3, "lost"), (1, 3, "loud"), (2, 3, "mute"), (3, 3, "")]
+    assert told == [(1, 2, "lost"), (2, 2, "loud")]
+    rows = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    stage = "extract-audio-features --encoder mfcc"
+    assert rows == [{"stage": stage, "clip": name, "reason": reason} for name, reason in report.skipped]
 
 
 def test_no_sound_at_all_is_an_error(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from spear.points import face_width
 from spear.scores.compare import Scores
 from spear.stages.metrics_videos import compare_videos
 from spear.video import Footage, Frame, VideoWriter
+from spear.workers import Workers
 
 WHICH = frozenset({"ld", "lvd", "lmd", "psnr", "ssim", "sync"})
 SECONDS = 4.0
@@ -58,7 +59,7 @@ def found(truth: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sc
         with VideoWriter(path, frames[0].shape[1], frames[0].shape[0], truth, crf=8) as writer:
             for frame in changed(frames, kind):
                 writer.write(frame)
-    return {kind: compare_videos(folder / f"{kind}.mp4", truth, WHICH, jobs=2) for kind in KINDS}
+    return {kind: compare_videos(folder / f"{kind}.mp4", truth, WHICH, workers=Workers(2)) for kind in KINDS}
 
 
 def of(found: dict[str, Scores], kind: str) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def test_shards_are_the_whole(truth: Path, tmp_path: Path, monkeypatch: pytest.M
     for name in ("psnr_full", "ssim_crop", "ld_percent", "lmd_chen"):
         assert one.values[name] == pytest.approx((60 * rows["a"][name] + 30 * rows["b"][name]) / 90, abs=1e-9)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
-    two = compare_videos(tmp_path / "pred", tmp_path / "true", which, jobs=2)
+    two = compare_videos(tmp_path / "pred", tmp_path / "true", which, workers=Workers(2))
     assert (two.values, two.per_clip, two.intervals) == (one.values, one.per_clip, one.intervals)
     calls: list[tuple[int, int, str]] = []
     again = compare_videos(tmp_path / "pred", tmp_path / "true", which, progress=lambda *call: calls.append(call))
@@ -157,7 +158,8 @@ def test_threads_change_no_byte(truth: Path, tmp_path: Path, monkeypatch: pytest
     found = []
     for jobs in (1, 4):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(jobs)))
-        found.append(compare_videos(tmp_path / "late.mp4", truth, frozenset({"ld", "psnr"}), jobs=jobs).to_json())
+        which = frozenset({"ld", "psnr"})
+        found.append(compare_videos(tmp_path / "late.mp4", truth, which, workers=Workers(jobs)).to_json())
     assert found[0] == found[1]
 
 

@@ -20,6 +20,7 @@ from spear.stages import preprocess as stage
 from spear.stages.preprocess import preprocess
 from spear.sync import AvOffset
 from spear.video import Footage, VideoWriter
+from spear.workers import Workers
 
 
 def _blank(path: Path, frames: int = 3) -> Path:
@@ -111,7 +112,9 @@ def test_a_touched_video_is_the_same_video(clips: Path, talking_videos: Path, tm
 
 def test_two_jobs_give_the_same_bytes(made: tuple[Path, Report], talking_videos: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    report = preprocess([talking_videos], tmp_path, jobs=2, progress=lambda done, total, _: seen.append((done, total)))
+    report = preprocess(
+        [talking_videos], tmp_path, workers=Workers(2), progress=lambda done, total, _: seen.append((done, total))
+    )
     assert report.done == 4
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     one, two = _files(made[0]), _files(tmp_path)
@@ -210,10 +213,11 @@ def test_what_is_left_out_stands_in_skipped_jsonl(video: Path, tmp_path: Path) -
     assert rows[0] == {
         "source": str(blank),
         "reason": f"{blank} shows no face in any of 3 frames; give footage with a visible face",
+        "stage": "preprocess",
     }
     assert rows[1]["source"] == str(text)
     assert rows[1]["reason"].startswith(f"{text} cannot be read as video, picture or sound")
-    assert sorted(p.name for p in clips.iterdir() if p.is_dir()) == ["a"]  # no folder for what is no clip
+    assert sorted(p.name for p in clips.iterdir() if p.is_dir()) == [".skipped", "a"]  # none for what is no clip
     # a run over another video keeps what was said, a run over the mended one takes it back
     assert preprocess([video], clips).kept == 1
     assert len((clips / "skipped.jsonl").read_text().splitlines()) == 2
@@ -308,7 +312,7 @@ def test_late_and_early_sound_is_told_and_stored(tiny_video: Path, tmp_path: Pat
     videos.mkdir()
     _delayed(tiny_video, videos / "in_time.mp4", 0)
     late, early = _delayed(tiny_video, videos / "late.mp4", 4), _delayed(tiny_video, videos / "early.mp4", -3)
-    report = preprocess([videos], clips, jobs=2)
+    report = preprocess([videos], clips, workers=Workers(2))
     found = {clip.id: clip.info.av_offset for clip in find_clips(clips)}
     assert found == {"in_time": 0, "late": 4, "early": -3}
     assert [re.sub(r"-?0?\.\d\d", "N", note) for note in report.notes] == [
