@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 
 from spear.errors import SpearError
 from spear.files import require_room, whole
+from spear.temporary import temporary_folder
 
 FORMAT = 1
 _KEY = "spear"
@@ -27,10 +29,12 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, 
     about = json.loads(json.dumps({**about, "format": FORMAT}))  # as it will be read: JSON has no tuples
     about["sha256"] = _digests(tensors, about)[1]
     require_room(Path(path), sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
-    with whole(path) as temporary:
-        # safetensors does not keep the order of several keys, so equal content would give different bytes
+    # safetensors writes to a temporary file of its own, whose name tells nobody whether its process is dead
+    with whole(path) as temporary, temporary_folder(temporary.parent) as folder:
+        # it does not keep the order of several keys either, so equal content would give different bytes
         try:
-            save_file(tensors, temporary, metadata={_KEY: json.dumps(about, sort_keys=True)})
+            save_file(tensors, folder / temporary.name, metadata={_KEY: json.dumps(about, sort_keys=True)})
+            os.replace(folder / temporary.name, temporary)
         except SafetensorError as error:
             raise SpearError(f"cannot write {path}: {error}; free disk space or choose another folder") from error
 

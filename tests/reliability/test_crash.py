@@ -21,9 +21,9 @@ import pytest
 from command_line import files
 from conftest import talker
 from made_up import make_clip
+
 from reliability.conftest import Tally
 from reliability.outcome import Outcome, is_whole, run_cli
-
 from spear.checkpoint import read_tensors
 
 pytestmark = pytest.mark.reliability
@@ -146,7 +146,7 @@ def _made(root: Path) -> dict[str, object]:
 
 def _temporary(root: Path) -> list[str]:
     """Temporary files and folders, and all that is in the temporary folder."""
-    paths = [path for path in root.rglob("*") if path.name.startswith(".") or path.parent == root / "tmp"]
+    paths = [path for path in root.rglob("*") if path.name.startswith(".spear-") or path.parent == root / "tmp"]
     return [str(path.relative_to(root)) for path in paths]
 
 
