@@ -53,9 +53,12 @@ def this_process() -> str:
 def is_left(owner: str, path: Path) -> bool:
     """Whether the process that has this name is dead, as far as can be known. path: what it was writing."""
     machine, pid, start = owner.split("-")
-    if machine != _machine():
+    if machine == _machine():
+        return not _lives(int(pid), int(start))
+    try:
         return time.time() - path.stat().st_mtime > _DAY
-    return not _lives(int(pid), int(start))
+    except FileNotFoundError:
+        return False
 
 
 @lru_cache(maxsize=64)
