@@ -94,9 +94,7 @@ class Status:
 def status(clips: Path) -> Status:
     """Look at a folder of clips. Raises SpearError where it is none."""
     if not clips.is_dir():
-        raise SpearError(
-            f"{clips} is not a folder; run `spear preprocess VIDEOS` first, or give the clips' folder"
-        )
+        raise SpearError(f"{clips} is not a folder; run `spear preprocess VIDEOS` first, or give the clips' folder")
     times: dict[str, list[float]] = {"clip.json": [], "landmarks.safetensors": []}
     for name, changed in _products(clips):
         times.setdefault(name, []).append(changed)
