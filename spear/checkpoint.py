@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spear.errors import SpearError
-from spear.files import whole
+from spear.files import require_room, whole
 
 FORMAT = 1
 _KEY = "spear"
@@ -21,10 +21,12 @@ _KEY = "spear"
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
     """Write tensors and what is known about them, whole or absent; equal content gives equal bytes. Raises SpearError.
 
-    about: JSON values; `format` and `sha256` (of names, types, shapes and bytes) are added.
+    about: JSON values; `format` and `sha256` (of names, types, shapes and bytes, and of all else in about) are added.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    about = {**about, "format": FORMAT, "sha256": _digest(tensors)}
+    about = json.loads(json.dumps({**about, "format": FORMAT}))  # as it will be read: JSON has no tuples
+    about["sha256"] = _digests(tensors, about)[1]
+    require_room(Path(path), sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
     with whole(path) as temporary:
         # safetensors does not keep the order of several keys, so equal content would give different bytes
         try:
@@ -40,7 +42,7 @@ def read_about(path: Path) -> dict[str, Any]:
             about = json.loads((file.metadata() or {}).get(_KEY, "null"))
     except FileNotFoundError as error:
         raise SpearError(f"{path} does not exist") from error
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise SpearError(f"{path} is not a readable safetensors file ({error}); make it again") from error
     if not isinstance(about, dict):
         raise SpearError(f"{path} was not written by spear; give a file that a spear command made")
@@ -53,8 +55,9 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and what is known about them. Raises SpearError where the checksum does not match."""
     about = read_about(path)
     with safe_open(path, framework="pt") as file:
+        said = file.metadata()[_KEY]
         tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    if _digest(tensors) != about.get("sha256"):
+    if about.get("sha256") not in _digests(tensors, about) or json.dumps(about, sort_keys=True) != said:
         raise SpearError(f"{path} is damaged: its checksum does not match; make it again or restore a copy")
     return tensors, about
 
@@ -80,9 +83,13 @@ def load_checkpoint(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dic
     return weights, about
 
 
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
+def _digests(tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> tuple[str, str]:
+    """Of the tensors alone, as files of version 0.1 have it, and of tensors and about."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    alone = digest.hexdigest()
+    rest = {name: value for name, value in about.items() if name != "sha256"}
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    return alone, digest.hexdigest()

@@ -463,6 +463,27 @@ def verify(video: Annotated[Path, typer.Argument(help="Any video.")]) -> None:
     raise typer.Exit({"marked": 0, "unmarked": 4, "tampered": 5}[found.status])
 
 
+@app.command(epilog="Example: `spear check clips`")
+def check(folder: Annotated[Path, typer.Argument(help="A folder of clips, models or renders, or one file.")]) -> None:
+    """Find files that are no longer what was written, by the checksums that they hold.
+
+    Exit code 0: none, 1: some, each named with what to run again.
+    """
+    from spear.stages.check import check as stage
+
+    with progress_bar("check") as progress:
+        found = stage(folder, progress)
+    for _, reason in found.damaged:
+        say(f"damaged: {reason}")
+    if found.unknown:
+        kinds = ", ".join(f"{count} {suffix or 'nameless'}" for suffix, count in sorted(found.unknown.items()))
+        say(f"note: without a checksum, so not checked: {kinds}")
+    if found.damaged:
+        total = found.whole + len(found.damaged)
+        raise SpearError(f"{len(found.damaged)} of {total} files in {folder} are damaged; do as said above for each")
+    say(f"{found.whole} files are what was written")
+
+
 def _show_report(report: Report, what: str) -> None:
     show_report(report, what)
     _some_left_out(len(report.skipped))
