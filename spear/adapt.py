@@ -28,8 +28,9 @@ from spear.points import Array
 from spear.pretrained.perceptual import PerceptualLoss, autoencoder_perceptual, find_vgg19, load_perceptual
 from spear.progress import Progress
 from spear.temporary import is_left, this_process
-from spear.training import Schedule, fit
+from spear.training import fit
 from spear.training_faces import SMALL_WEIGHTS, Weights, face_task
+from spear.training_task import Schedule
 from spear.version import __version__
 
 LEAST_FRAMES = 10
@@ -113,7 +114,7 @@ def _adapt(
     chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), _MOST_FRAMES)).astype(int)).tolist()
     faces = RefFaces(net, points[chosen], read(chosen), accelerator.device)
     data, samples = (FacePairs([faces], net.config, n, seed=0, augment=False) for n in (steps * _BATCH, _BATCH))
-    data.items = data.items[: steps * _BATCH]  # an epoch is the whole training; of long clips it would be longer
+    data.show(steps * _BATCH)  # an epoch is the whole training; of long clips it would be longer
     task = face_task(
         accelerator, net, perceptual.to(accelerator.device), weights, data, samples, _SCHEDULE.learning_rate, about, {}
     )

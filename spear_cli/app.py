@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from spear.errors import SpearError, Terminated
-from spear.shards import choose_shard
+from spear.shards import choose_shard, own_part
 from spear.version import __version__
 from spear.workers import CLIP_TIMEOUT
 from spear_cli.console import fail, progress_bar, say, show_report
@@ -43,6 +43,7 @@ from spear_cli.options import (
     Preset,
     Provenance,
     Refs,
+    RenderList,
     Restart,
     SaveMemory,
     Scheduler,
@@ -155,7 +156,7 @@ def preprocess(
     """Cut videos to clips/: a 256x256 face at 25 fps, 16 kHz sound, a split."""
     from spear.stages.preprocess import preprocess as stage
 
-    workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard))
+    workers = workers_of(jobs, scheduler, clip_timeout, memory, own_part(shard))
     with progress_bar("preprocess") as progress:
         report = stage(videos, clips, layout, face, on_missing_face, split_by, seed, workers, progress)
     _show_report(report, "clips")
@@ -176,7 +177,7 @@ def extract_audio_features(
     """Compute speech features, one row for each video frame."""
     from spear.stages.extract_audio_features import extract_audio_features as stage
 
-    workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard))
+    workers = workers_of(jobs, scheduler, clip_timeout, memory, own_part(shard))
     with progress_bar(f"extract-audio-features ({encoder})") as progress:
         report = stage(clips, encoder, weights, changed, workers, progress)
     _show_report(report, "clips")
@@ -195,10 +196,24 @@ def landmarks(
     """Find the 131 face points in every frame of every clip."""
     from spear.stages.landmarks import landmarks as stage
 
-    workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard))
+    workers = workers_of(jobs, scheduler, clip_timeout, memory, own_part(shard))
     with progress_bar("landmarks") as progress:
         report = stage(clips, detector, workers, progress)
     _show_report(report, "clips")
+
+
+@app.command(epilog="Example: `spear pack clips shards`")
+def pack(
+    clips: Annotated[Path, typer.Argument(help="Folder of the clips.")],
+    shards: Annotated[Path, typer.Argument(help="Folder of the tars; give it to trainings as --clips.")],
+    shard_size: Annotated[int, typer.Option(min=1, help="About so many MB a tar.")] = 1000,
+) -> None:
+    """Pack clips into few large tars, for file systems that hate small files; WebDataset reads them, too."""
+    from spear.stages.pack import pack as stage
+
+    with progress_bar("pack") as progress:
+        report = stage(clips, shards, shard_size, progress)
+    show_report(report, "shards")
 
 
 @app.command(epilog="Example: `spear train-a2lm --preset small --max-minutes 5`")
@@ -261,11 +276,18 @@ def train_lm2face(
     _show_training(models / "lm2face.safetensors", report, trained)
 
 
-@app.command(epilog="Example: `spear render --audio speech.wav --ref face.mp4 -o out.mp4`")
+@app.command(
+    epilog="Examples: `spear render --audio speech.wav --ref face.mp4 -o out.mp4`, "
+    "`spear render --list renders.csv -o renders/ --jobs 2`"
+)
 def render(
-    audio: Annotated[Path, typer.Option(help="Speech, any format and length (a video's sound too).")],
-    ref: Annotated[Path, typer.Option(help="A video or a picture of the face.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The video to write.")] = Path("out.mp4"),
+    audio: Annotated[Path | None, typer.Option(help="Speech, any format and length (a video's sound too).")] = None,
+    ref: Annotated[Path | None, typer.Option(help="A video or a picture of the face.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The video to write.", show_default="out.mp4; with --list its folder"),
+    ] = None,
+    renders: RenderList = None,
     models: Annotated[
         Path | None,
         typer.Option(help="Folder of trained models.", show_default="models/ where it has both, else those that ship"),
@@ -289,8 +311,13 @@ def render(
     watermark: Watermark = False,
     sign_cert: SignCert = None,
     sign_key: SignKey = None,
+    jobs: Jobs = 1,
+    scheduler: Scheduler = None,
+    shard: ShardOption = None,
+    clip_timeout: ClipTimeout = CLIP_TIMEOUT,
+    memory: Memory = None,
 ) -> None:
-    """Make the face of a video or picture speak.
+    """Make the face of a video or picture speak, or those of a whole list.
 
     What is found out about a ref is kept in ~/.cache/spear/refs, so that its next render begins sooner.
     """
@@ -298,15 +325,39 @@ def render(
         raise typer.BadParameter(f"--device {device} is neither auto nor cpu")
     if device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
+    here = Path("models")
+    if models is None and all((here / f"{name}.safetensors").exists() for name in ("a2lm", "lm2face")):
+        models = here
+    if renders is not None:
+        if audio or ref or sheet or stream:
+            raise typer.BadParameter("--list has audio, ref and out of each render; leave --audio, --ref, --sheet out")
+        workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard))
+        from spear.stages.render_many import RenderOptions, render_many
+
+        options = RenderOptions(
+            models, face, encoder_weights, vae, adapt, precision, provenance, watermark, sign_cert, sign_key
+        )
+        with progress_bar("render") as progress:
+            report = render_many(renders, out, options, workers, progress)
+        _show_report(report, "renders")
+        return
+    if audio is None or ref is None:
+        raise typer.BadParameter("give --audio and --ref, or a --list of many")
+    if jobs > 1 or scheduler or shard:
+        raise typer.BadParameter("--jobs, --scheduler and --shard are for a --list of many")
+    _render_one(audio, ref, out or Path("out.mp4"), models, face, encoder_weights, vae, sheet, adapt, precision, stream,
+                (provenance, watermark, sign_cert, sign_key))  # fmt: skip
+
+
+def _render_one(
+    audio: Path, ref: Path, out: Path, models: Path | None, face: str, encoder_weights: str | None, vae: str | None,
+    sheet: Path | None, adapt: int, precision: str, stream: bool, marks: tuple[bool, bool, Path | None, Path | None],
+) -> None:  # fmt: skip
     from spear.marking import choose_marking
     from spear.stages.render import render as stage
     from spear_cli.streaming import STDOUT, open_stream
 
-    marking = choose_marking(out, provenance, watermark, sign_cert, sign_key, shlex.join(["spear", *sys.argv[1:]]))
-
-    here = Path("models")
-    if models is None and all((here / f"{name}.safetensors").exists() for name in ("a2lm", "lm2face")):
-        models = here
+    marking = choose_marking(out, *marks, shlex.join(["spear", *sys.argv[1:]]))
     imported = time.monotonic() - _STARTED
     opened = open_stream(out, (audio, ref)) if stream or out == STDOUT else nullcontext(out)
     with opened as target, progress_bar("render") as progress:
@@ -388,6 +439,21 @@ def metrics(
             )  # fmt: skip
     show_scores(scores, "json" if json_out else "csv" if csv_out else "tables")
     _some_left_out(scores.left_out)
+
+
+@app.command(epilog="Example: `spear status clips`")
+def status(
+    clips: Annotated[Path, typer.Argument(help="Folder of the clips.")] = Path("clips"),
+    json_out: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Tell what is done of a folder of clips, what is missing, what failed and why, and how long the rest will take.
+
+    Also while others work on it. Counts files by their names; whether they still fit is what each command looks at.
+    """
+    from spear.stages.status import status as stage
+
+    found = stage(clips)
+    say(found.to_json() if json_out else found.to_text())
 
 
 @app.command(epilog="Example: `spear verify out.mp4`")

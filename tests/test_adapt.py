@@ -165,10 +165,10 @@ def test_another_ref_model_face_length_or_number_of_steps_is_another_adaptation(
 def test_a_stopped_adaptation_goes_on_as_if_it_had_not_been(
     model: Path, ref: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A signal during step 1 is obeyed after step 2."""
+    """A signal after step 1 is obeyed before the next."""
     with pytest.raises(InterruptedTraining) as caught:
         _adapt(model, ref, steps=4, seen=_Seen(stop_at=1))
-    assert str(caught.value) == "stopped after step 2; run the same command again to go on"
+    assert str(caught.value) == "stopped after step 1; run the same command again to go on"
     assert caught.value.code == 143
     (work,) = cache.iterdir()
     assert (work / "lm2face.state" / "state.safetensors").is_file()

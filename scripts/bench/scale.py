@@ -27,12 +27,12 @@ import cv2
 import typer
 from machine import peak_memory
 from mead import MEAD, PUBLIC, make_clips, make_media, make_tree
-from spear.shards import in_shard
 from stage1 import Line
 from stages import write_footage
 
 from spear.clip import FPS
 from spear.files import sha256_of, write_json
+from spear.shards import in_shard
 from spear.sources import assign_splits, find_sources
 from spear.video import Footage, VideoWriter
 

@@ -43,14 +43,16 @@ class RenderOptions:
         for field in fields(self):
             value, flag = getattr(self, field.name), field.name.replace("_", "-")
             if value != field.default:
-                words += [f"--{flag}", str(value)] if not isinstance(value, bool) else [f"--{'no-' * (not value)}{flag}"]
+                words += (
+                    [f"--{flag}", str(value)] if not isinstance(value, bool) else [f"--{'no-' * (not value)}{flag}"]
+                )
         return words
 
 
 def render_many(
     table: Path,
     folder: Path | None = None,
-    options: RenderOptions = RenderOptions(),  # noqa: B008
+    options: RenderOptions = RenderOptions(),
     workers: Workers = HERE,
     progress: Progress = no_progress,
 ) -> Report:
