@@ -59,6 +59,8 @@ class ClipInfo:
     """What a person should know of this clip, with frame numbers: see spear.remarks."""
     files_sha256: dict[str, str] = field(default_factory=dict)
     """Of face.mp4 and audio.wav; empty in clips of older versions. clip.json also holds its own."""
+    sound: dict[str, Any] | None = None
+    """sha256, size and mtime_ns of the file beside the video that the sound is from; None where it is the video's."""
     fps: int = FPS
     format: int = FORMAT
 
@@ -155,7 +157,7 @@ class Clip:
     def facts(self) -> Facts:
         """From clip.json, unless an index has told them. Raises SpearError as `info` does."""
         info = self.brief()
-        known = [info.source_sha256, info.frames, info.settings]
+        known = [info.source_sha256, info.frames, info.settings, *([info.sound["sha256"]] if info.sound else [])]
         fingerprint = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
         return Facts(info.frames, info.speaker, info.split, info.has_audio, info.av_offset, fingerprint)
 
