@@ -132,7 +132,7 @@ def test_cut_data(name: str, tmp_path: Path, made_clips: Path, tally: Tally) -> 
 
 
 def mutated(data: bytes, seed: int) -> bytes:
-    """A file with flipped bits, other bytes, zeros, or bytes that are gone, new or elsewhere; every seventh: its head."""
+    """A file with flipped bits, other bytes, zeros, or bytes gone, new or elsewhere; every seventh: in its head."""
     chance, changed = random.Random(seed), bytearray(data)
     where, size = partial(chance.randrange, len(data)), chance.choice([16, 512, 4096])
     kind = seed % 7
