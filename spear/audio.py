@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import wave
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,38 @@ _JITTER = 0.05
 _CLOCK_RESET = 10.0
 """A step of the sound's time stamps beyond this, s, is a new clock, not silence or sound to drop."""
 _LONGEST_HOLD = 600.0
-"""A step of the pictures' time stamps beyond this, s, or back by more than one, is a new clock, not a held picture."""
+"""A step of the pictures' time stamps beyond this, s, or back by more than one, is a new clock, not a held picture.
+Sound that begins so late begins at once."""
+_MOST_HOURS = 4
+"""Of sound that is held in memory, 0.9 GB: a file of some bytes may announce years."""
+_RATES = (2_000, 800_000)
+"""Sample rates of sound, Hz: what is beyond was not recorded, and resampling makes thousands of samples of one."""
+_MOST_PIXELS = 8_192 * 4_352
+"""The largest picture of H.264: a few bytes may announce a picture that fills the memory."""
 
 
 def load_audio(path: Path, start: float | None = None) -> Samples:
     """Samples at 16 kHz mono in -1..1, (N,), from `start` s on the container's clock (None: its own start).
 
-    Silence stands where the track starts later or has a gap. Raises UnusableClip where the file has no sound or cannot
-    be read.
+    Silence stands where the track starts later or has a gap. Raises UnusableClip where the file has no sound, more than
+    four hours of it, or cannot be read.
     """
     samples = array("f")  # grows in place, where a list of pieces would be held twice
     for piece in pcm(path, 1, SAMPLE_RATE, start):
         samples.frombytes(piece.tobytes())
+        if len(samples) > _MOST_HOURS * 3600 * SAMPLE_RATE:
+            raise UnusableClip(f"{path} has more than {_MOST_HOURS} hours of sound; cut it into parts")
     return np.frombuffer(samples, np.float32)
+
+
+def load_for_frames(path: Path, frames: int, start: float | None = None) -> tuple[Samples, int]:
+    """The same as `fit_to_frames` makes it, (frames * 640,), without a second copy, and how many samples there were."""
+    fitted, count = np.zeros(frames * SAMPLES_PER_FRAME, np.float32), 0
+    for piece in pcm(path, 1, SAMPLE_RATE, start):
+        part = piece[0, : max(0, len(fitted) - count)]
+        fitted[count : count + len(part)] = part
+        count += piece.shape[1]
+    return fitted, count
 
 
 def pcm(path: Path, channels: int, rate: int, start: float | None = None) -> Iterator[Samples]:
@@ -54,14 +73,15 @@ def pcm(path: Path, channels: int, rate: int, start: float | None = None) -> Ite
             piece = _mixed(frame.to_ndarray(), channels)
             at = None if frame.pts is None else round((float(frame.pts * frame.time_base) - begin) * rate)
             if position is None:
-                position = at or 0
+                position = 0 if at is None or at > _LONGEST_HOLD * rate else at
             elif at is not None and abs(at + shift - position) > _CLOCK_RESET * rate:
                 shift = position - at
             elif at is not None and abs(at + shift - position) > _JITTER * rate:
                 position = at + shift
-            if position > given:
-                yield np.zeros((channels, position - given), np.float32)
-                given = position
+            while position > given:
+                silence = min(position - given, rate)
+                yield np.zeros((channels, silence), np.float32)
+                given += silence
             fresh = piece[:, given - position :]
             position += piece.shape[1]
             if fresh.size:
@@ -148,17 +168,36 @@ def open_media(path: Path, wanted: str) -> Any:
     if container.format.name in _TEXT:
         container.close()
         raise UnusableClip(f"{path} is a text file; give {wanted}")
+    if unfit := _unfit(container):
+        container.close()
+        raise UnusableClip(f"{path} {unfit}")
     return container
 
 
-def decode(container: Any, stream: Any, path: Path) -> Iterator[Any]:
-    """Frames of one track. Raises UnusableClip where the file is damaged.
+def _unfit(container: Any) -> str | None:
+    """What of the announced picture or sound no program should believe."""
+    for stream in container.streams.video:
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > _MOST_PIXELS:
+            return f"announces pictures of {width}x{height}; H.264 knows up to 8192x4352: make it smaller"
+    for stream in container.streams.audio:
+        if not _RATES[0] <= stream.codec_context.sample_rate <= _RATES[1]:
+            return (
+                f"announces {stream.codec_context.sample_rate} samples of sound a second; give speech at 8 kHz or more"
+            )
+    return None
+
+
+def decode(container: Any, stream: Any, path: Path, tell: Callable[[Any], None] = lambda _: None) -> Iterator[Any]:
+    """Frames of one track. tell: given each packet that should give one. Raises UnusableClip where the file is damaged.
 
     Packets before the first frame may fail: recordings of broadcasts begin between key frames.
     """
     count = 0
     try:
         for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                tell(packet)
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from spear.errors import SpearError
-from spear.files import whole
+from spear.files import require_room, whole
+from spear.temporary import temporary_folder
 from spear.version import __version__
 
 FORMAT = 1
@@ -22,14 +24,18 @@ _KEY = "spear"
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
     """Write tensors and what is known about them, whole or absent; equal content gives equal bytes. Raises SpearError.
 
-    about: JSON values; `format` and `sha256` (of names, types, shapes and bytes) are added.
+    about: JSON values; `format` and `sha256` (of names, types, shapes and bytes, and of all else in about) are added.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    about = {**about, "format": FORMAT, "sha256": _digest(tensors)}
-    with whole(path) as temporary:
-        # safetensors does not keep the order of several keys, so equal content would give different bytes
+    about = json.loads(json.dumps({**about, "format": FORMAT}))  # as it will be read: JSON has no tuples
+    about["sha256"] = _digests(tensors, about)[1]
+    require_room(Path(path), sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
+    # safetensors writes to a temporary file of its own, whose name tells nobody whether its process is dead
+    with whole(path) as temporary, temporary_folder(temporary.parent) as folder:
+        # it does not keep the order of several keys either, so equal content would give different bytes
         try:
-            save_file(tensors, temporary, metadata={_KEY: json.dumps(about, sort_keys=True)})
+            save_file(tensors, folder / temporary.name, metadata={_KEY: json.dumps(about, sort_keys=True)})
+            os.replace(folder / temporary.name, temporary)
         except SafetensorError as error:
             raise SpearError(f"cannot write {path}: {error}; free disk space or choose another folder") from error
 
@@ -41,16 +47,17 @@ def read_about(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
     except FileNotFoundError as error:
         raise SpearError(f"{path} does not exist") from error
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError) as error:
         raise SpearError(f"{path} is not a readable safetensors file ({error}); make it again") from error
     return about_of(path, metadata)
 
 
 def about_of(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     """What the metadata of a tensor file say about it. Raises SpearError where they are not of this version."""
+    said = metadata.get(_KEY, "null")
     try:
-        about = json.loads(metadata.get(_KEY, "null"))
-    except ValueError as error:
+        about = json.loads(said)
+    except (ValueError, RecursionError) as error:
         raise SpearError(f"{path} is not a readable safetensors file ({error}); make it again") from error
     if not isinstance(about, dict):
         raise SpearError(f"{path} was not written by spear; give a file that a spear command made")
@@ -58,6 +65,8 @@ def about_of(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         later = isinstance(found, int) and found > FORMAT
         then = "install the spear that wrote it, or make it again" if later else "make it again"
         raise SpearError(f"{path} has format {found}, this spear {__version__} reads format {FORMAT}; {then}")
+    if json.dumps(about, sort_keys=True) != said:  # a bit that changes no value is one that no checksum sees
+        raise _damaged(path)
     return about
 
 
@@ -71,9 +80,13 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 def checked(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors. Raises SpearError where their checksum is not the one that the file tells."""
-    if _digest(tensors) != about.get("sha256"):
-        raise SpearError(f"{path} is damaged: its checksum does not match; make it again or restore a copy")
+    if about.get("sha256") not in _digests(tensors, about):
+        raise _damaged(path)
     return tensors
+
+
+def _damaged(path: Path) -> SpearError:
+    return SpearError(f"{path} is damaged: its checksum does not match; make it again or restore a copy")
 
 
 def save_checkpoint(
@@ -97,9 +110,13 @@ def load_checkpoint(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dic
     return weights, about
 
 
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
+def _digests(tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> tuple[str, str]:
+    """Of the tensors alone, as files of version 0.1 have it, and of tensors and about."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    alone = digest.hexdigest()
+    rest = {name: value for name, value in about.items() if name != "sha256"}
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    return alone, digest.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from spear.checkpoint import save_tensors
 from spear.errors import SpearError
-from spear.files import read_json, write_json
+from spear.files import read_json, sha256_of, write_json
 from spear.points import N_POINTS
 from spear.storage import InFolder, Storage, Window, index_forgotten, require_finite
 
@@ -55,8 +55,20 @@ class ClipInfo:
     """Frames by which the sound is late (early where negative) and is to be corrected; 0 where that is not certain."""
     av_offset_r: float | None = None
     """Correlation of mouth and sound at the offset that fits best, certain or not; None where none was estimated."""
+    remarks: list[str] = field(default_factory=list)
+    """What a person should know of this clip, with frame numbers: see spear.remarks."""
+    files_sha256: dict[str, str] = field(default_factory=dict)
+    """Of face.mp4 and audio.wav; empty in clips of older versions. clip.json also holds its own."""
+    sound: dict[str, Any] | None = None
+    """sha256, size and mtime_ns of the file beside the video that the sound is from; None where it is the video's."""
     fps: int = FPS
     format: int = FORMAT
+
+
+def info_digest(value: dict[str, Any]) -> str:
+    """The checksum that clip.json holds of all else in it."""
+    rest = {name: part for name, part in value.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,7 @@ class Clip:
             value = json.loads(shorten(self.info_path.read_bytes()))
         except FileNotFoundError:
             raise SpearError(f"no clip.json in {self.folder}; run `spear preprocess` first") from None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             value = read_json(self.info_path)  # which says what is wrong
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             found = value.get("format") if isinstance(value, dict) else "none"
@@ -137,7 +149,7 @@ class Clip:
                 f"{self.info_path} has format {found}, this spear reads {FORMAT}; run `spear preprocess` again"
             )
         try:
-            return ClipInfo(**value)
+            return ClipInfo(**{name: part for name, part in value.items() if name != "sha256"})
         except TypeError as error:
             raise SpearError(f"{self.info_path} is damaged ({error}); run `spear preprocess` again") from error
 
@@ -145,7 +157,7 @@ class Clip:
     def facts(self) -> Facts:
         """From clip.json, unless an index has told them. Raises SpearError as `info` does."""
         info = self.brief()
-        known = [info.source_sha256, info.frames, info.settings]
+        known = [info.source_sha256, info.frames, info.settings, *([info.sound["sha256"]] if info.sound else [])]
         fingerprint = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
         return Facts(info.frames, info.speaker, info.split, info.has_audio, info.av_offset, fingerprint)
 
@@ -155,9 +167,14 @@ class Clip:
         return self.facts.fingerprint
 
     def write_info(self, info: ClipInfo) -> None:
-        """Write clip.json, after face.mp4 and audio.wav: it says that all is there."""
+        """Write clip.json, after face.mp4 and audio.wav: it says that all is there. Their checksums are added if they
+        are not known yet, and its own."""
+        if not info.files_sha256:
+            there = [path for path in (self.face_path, self.audio_path) if path.exists()]
+            info = replace(info, files_sha256={path.name: sha256_of(path) for path in there})
+        value = asdict(info)
         with index_forgotten(self.folder.parent):
-            write_json(self.info_path, asdict(info))
+            write_json(self.info_path, {**value, "sha256": info_digest(value)})
         self.__dict__.pop("info", None)
         self.__dict__.pop("facts", None)
 

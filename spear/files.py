@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,12 +19,19 @@ from numpy.typing import NDArray
 from spear.errors import SpearError
 from spear.temporary import temporary_file
 
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "files may not grow so large here",
+}
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success it takes the name `path`, else it vanishes.
 
-    The suffix is kept, since encoders choose the container by it. Raises SpearError where the folder cannot be written.
+    The suffix is kept, since encoders choose the container by it. Raises SpearError where the folder cannot be written
+    or the disk is full; then an older file of that name is as it was.
     """
     path = Path(path)
     if path.is_dir():
@@ -35,11 +44,46 @@ def whole(path: Path) -> Iterator[Path]:
         raise SpearError(
             f"cannot write {path}: {error.strerror or error}; choose another folder or change its permissions"
         ) from error
-    with stack:
-        yield temporary
-        _sync(temporary)
-        temporary.chmod(0o644)  # until now its owner's alone; the result is an ordinary file
-        os.replace(temporary, path)
+    written = 0
+    try:
+        with stack:
+            try:
+                yield temporary
+                _sync(temporary)
+                temporary.chmod(0o644)  # until now its owner's alone; the result is an ordinary file
+                os.replace(temporary, path)
+            except Exception:
+                written = temporary.stat().st_size if temporary.exists() else 0
+                raise
+    except Exception as error:
+        if why := _is_full(error):
+            raise _no_room(path, why, f"more than {written / 1e6:.1f}") from error
+        raise
+
+
+def require_room(path: Path, needed: int) -> None:
+    """Raises SpearError where a file of so many bytes does not fit on the disk: before it is written, not after."""
+    if needed > _free(path):
+        raise _no_room(path, _FULL[errno.ENOSPC], f"{needed / 1e6:.1f}")
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free
+
+
+def _no_room(path: Path, why: str, megabytes: str) -> SpearError:
+    room = f"{megabytes} MB are needed, {_free(path) / 1e6:.1f} MB are free"
+    return SpearError(f"cannot write {path}: {why} ({room}); make room or choose another folder")
+
+
+def _is_full(error: BaseException | None) -> str | None:
+    """Why there is no room, where an error or what caused it says so; None for others. Rust says it in words only."""
+    if error is None:
+        return None
+    for code, why in _FULL.items():
+        if getattr(error, "errno", None) == code or f"(os error {code})" in str(error):
+            return why
+    return _is_full(error.__cause__)
 
 
 def _sync(path: Path) -> None:
@@ -84,7 +128,9 @@ def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write an RGB picture (H, W, 3) as PNG, whole or absent. Raises SpearError as check_picture."""
     check_picture(path)
     with whole(path) as temporary:
-        cv2.imwrite(str(temporary), picture[..., ::-1])
+        temporary.write_bytes(
+            cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+        )  # imwrite is silent about a full disk
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -96,7 +142,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file. Raises SpearError where it is damaged or cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpearError(f"cannot read {path}: {error}; delete it and run the stage that makes it again") from error
 
 

@@ -159,8 +159,11 @@ def assign_splits(sources: list[Source], by: str, seed: int) -> dict[str, str]:
 def _splits_of(path: Path, ids: set[str]) -> dict[str, str]:
     if not path.is_file():
         raise SpearError(f"{path} does not exist; give --split-by a .csv file with the columns clip and split")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (csv.Error, ValueError) as error:  # a field of megabytes; no UTF-8
+        raise SpearError(f"{path} cannot be read ({error}); give a table with the columns clip and split") from error
     for number, row in enumerate(rows, start=2):
         if row.get("clip") not in ids or row.get("split") not in SPLITS:
             raise SpearError(

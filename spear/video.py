@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from itertools import islice, pairwise, repeat
@@ -48,6 +48,8 @@ class Footage:
         self.path = Path(path)
         self.shown: list[int] = []
         """Per output frame the number (in order of showing) of its source frame; filled by a whole pass."""
+        self.doubts: list[str] = []
+        """What a whole pass found that contradicts what the file announces; decoders keep silent about it."""
         self._pts: list[int | None] = []
         self._keys: list[int] = []
         self._rgb = _Rgb()
@@ -64,6 +66,8 @@ class Footage:
                 self.pixel_aspect = 1 / aspect if frame.rotation % 180 else aspect
                 """Width over height of one pixel; not 1 in some camera and DVD footage, which players stretch."""
                 self.height, self.width = self._rgb(frame).shape[:2]
+                self._many_packets = frame.interlaced_frame or stream.codec_context.name == "vp8"
+                """A packet may be one of a picture's two fields, or a picture that is never shown."""
                 return
         raise UnusableClip(f"{self.path} has no frame that can be decoded; give it as mp4, png or jpg")
 
@@ -99,8 +103,10 @@ class Footage:
         shown: list[int] = []
         pts: list[int | None] = []
         keys: list[int] = []
+        packets: list[int] = []
         previous, end = None, 0.0
-        for number, (frame, begin, end) in enumerate(timed(self._decoded())):  # noqa: B007
+        decoded = self._decoded(tell=lambda packet: packets.append(packet.size))
+        for number, (frame, begin, end) in enumerate(timed(decoded)):  # noqa: B007
             while number and begin > (len(shown) + 0.5) / FPS + _ROUNDING:
                 shown.append(number - 1)
                 yield number - 1, previous
@@ -114,18 +120,33 @@ class Footage:
         if self._declared and len(shown) < 0.98 * self.expected - 5:
             what = f"ends after {len(shown)} of {self.expected} frames"
             raise UnusableClip(f"{self.path} {what}; it is truncated: replace it")
+        self.doubts = self._doubts(len(packets), len(pts), len(shown))
         rising = all(a is not None and b is not None and a < b for a, b in pairwise(pts))
         self.shown, self._pts, self._keys = shown, pts, keys if rising else []
 
-    def _decoded(self, seek_to: int | None = None, ahead: float = 0.0) -> Iterator[Any]:
-        """Source frames in order of showing; the container is asked to begin `ahead` s before time stamp `seek_to`."""
+    def _doubts(self, packets: int, decoded: int, shown: int) -> list[str]:
+        doubts = []
+        if decoded < packets and not self._many_packets:
+            doubts.append(
+                f"{packets - decoded} of {packets} pictures cannot be decoded; the one before stands for each"
+            )
+        if self._declared and abs(shown - self.expected) > 1:
+            doubts.append(f"it announces {self.expected} frames of 1/{FPS} s and has {shown}")
+        return doubts
+
+    def _decoded(
+        self, seek_to: int | None = None, ahead: float = 0.0, tell: Callable[[Any], None] = lambda _: None
+    ) -> Iterator[Any]:
+        """Source frames in order of showing; the container is asked to begin `ahead` s before time stamp `seek_to`.
+
+        tell: as for `decode`."""
         with open_media(self.path, _WANTED) as container:
             stream = self._track(container)
             stream.thread_type = "AUTO"
             if seek_to is not None:
                 with suppress(av.error.FFmpegError):  # a container that cannot seek stays at its start
                     container.seek(seek_to - round(ahead / stream.time_base), stream=stream)
-            yield from decode(container, stream, self.path)
+            yield from decode(container, stream, self.path, tell)
 
     def _known(self, wanted: list[int]) -> Iterator[tuple[int, Any]]:
         """Number and source frame for each of these numbers, which rise and may repeat."""

@@ -43,6 +43,7 @@ from spear_cli.options import (
     Preset,
     Provenance,
     Refs,
+    RenderList,
     Restart,
     SaveMemory,
     Scheduler,
@@ -278,11 +279,18 @@ def train_lm2face(
     _show_training(models / "lm2face.safetensors", report, trained)
 
 
-@app.command(epilog="Example: `spear render --audio speech.wav --ref face.mp4 -o out.mp4`")
+@app.command(
+    epilog="Examples: `spear render --audio speech.wav --ref face.mp4 -o out.mp4`, "
+    "`spear render --list renders.csv -o renders/ --jobs 2`"
+)
 def render(
-    audio: Annotated[Path, typer.Option(help="Speech, any format and length (a video's sound too).")],
-    ref: Annotated[Path, typer.Option(help="A video or a picture of the face.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The video to write.")] = Path("out.mp4"),
+    audio: Annotated[Path | None, typer.Option(help="Speech, any format and length (a video's sound too).")] = None,
+    ref: Annotated[Path | None, typer.Option(help="A video or a picture of the face.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The video to write.", show_default="out.mp4; with --list its folder"),
+    ] = None,
+    renders: RenderList = None,
     models: Annotated[
         Path | None,
         typer.Option(help="Folder of trained models.", show_default="models/ where it has both, else those that ship"),
@@ -306,8 +314,13 @@ def render(
     watermark: Watermark = False,
     sign_cert: SignCert = None,
     sign_key: SignKey = None,
+    jobs: Jobs = 1,
+    scheduler: Scheduler = None,
+    shard: ShardOption = None,
+    clip_timeout: ClipTimeout = CLIP_TIMEOUT,
+    memory: Memory = None,
 ) -> None:
-    """Make the face of a video or picture speak.
+    """Make the face of a video or picture speak, or those of a whole list.
 
     What is found out about a ref is kept in ~/.cache/spear/refs, so that its next render begins sooner.
     """
@@ -315,15 +328,39 @@ def render(
         raise typer.BadParameter(f"--device {device} is neither auto nor cpu")
     if device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
+    here = Path("models")
+    if models is None and all((here / f"{name}.safetensors").exists() for name in ("a2lm", "lm2face")):
+        models = here
+    if renders is not None:
+        if audio or ref or sheet or stream:
+            raise typer.BadParameter("--list has audio, ref and out of each render; leave --audio, --ref, --sheet out")
+        workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard))
+        from spear.stages.render_many import RenderOptions, render_many
+
+        options = RenderOptions(
+            models, face, encoder_weights, vae, adapt, precision, provenance, watermark, sign_cert, sign_key
+        )
+        with progress_bar("render") as progress:
+            report = render_many(renders, out, options, workers, progress)
+        _show_report(report, "renders")
+        return
+    if audio is None or ref is None:
+        raise typer.BadParameter("give --audio and --ref, or a --list of many")
+    if jobs > 1 or scheduler or shard:
+        raise typer.BadParameter("--jobs, --scheduler and --shard are for a --list of many")
+    _render_one(audio, ref, out or Path("out.mp4"), models, face, encoder_weights, vae, sheet, adapt, precision, stream,
+                (provenance, watermark, sign_cert, sign_key))  # fmt: skip
+
+
+def _render_one(
+    audio: Path, ref: Path, out: Path, models: Path | None, face: str, encoder_weights: str | None, vae: str | None,
+    sheet: Path | None, adapt: int, precision: str, stream: bool, marks: tuple[bool, bool, Path | None, Path | None],
+) -> None:  # fmt: skip
     from spear.marking import choose_marking
     from spear.stages.render import render as stage
     from spear_cli.streaming import STDOUT, open_stream
 
-    marking = choose_marking(out, provenance, watermark, sign_cert, sign_key, shlex.join(["spear", *sys.argv[1:]]))
-
-    here = Path("models")
-    if models is None and all((here / f"{name}.safetensors").exists() for name in ("a2lm", "lm2face")):
-        models = here
+    marking = choose_marking(out, *marks, shlex.join(["spear", *sys.argv[1:]]))
     imported = time.monotonic() - _STARTED
     opened = open_stream(out, (audio, ref)) if stream or out == STDOUT else nullcontext(out)
     with opened as target, progress_bar("render") as progress:
@@ -407,6 +444,21 @@ def metrics(
     _some_left_out(scores.left_out)
 
 
+@app.command(epilog="Example: `spear status clips`")
+def status(
+    clips: Annotated[Path, typer.Argument(help="Folder of the clips.")] = Path("clips"),
+    json_out: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Tell what is done of a folder of clips, what is missing, what failed and why, and how long the rest will take.
+
+    Also while others work on it. Counts files by their names; whether they still fit is what each command looks at.
+    """
+    from spear.stages.status import status as stage
+
+    found = stage(clips)
+    say(found.to_json() if json_out else found.to_text())
+
+
 @app.command(epilog="Example: `spear verify out.mp4`")
 def verify(video: Annotated[Path, typer.Argument(help="Any video.")]) -> None:
     """Tell whether a video is marked as synthetic: its comment, sidecar, C2PA manifest and invisible mark.
@@ -426,6 +478,27 @@ def verify(video: Annotated[Path, typer.Argument(help="Any video.")]) -> None:
     for note in found.notes:
         say(f"note: {note}")
     raise typer.Exit({"marked": 0, "unmarked": 4, "tampered": 5}[found.status])
+
+
+@app.command(epilog="Example: `spear check clips`")
+def check(folder: Annotated[Path, typer.Argument(help="A folder of clips, models or renders, or one file.")]) -> None:
+    """Find files that are no longer what was written, by the checksums that they hold.
+
+    Exit code 0: none, 1: some, each named with what to run again.
+    """
+    from spear.stages.check import check as stage
+
+    with progress_bar("check") as progress:
+        found = stage(folder, progress)
+    for _, reason in found.damaged:
+        say(f"damaged: {reason}")
+    if found.unknown:
+        kinds = ", ".join(f"{count} {suffix or 'nameless'}" for suffix, count in sorted(found.unknown.items()))
+        say(f"note: without a checksum, so not checked: {kinds}")
+    if found.damaged:
+        total = found.whole + len(found.damaged)
+        raise SpearError(f"{len(found.damaged)} of {total} files in {folder} are damaged; do as said above for each")
+    say(f"{found.whole} files are what was written")
 
 
 def _show_report(report: Report, what: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,25 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     damaged = f"{path} is damaged: its checksum does not match; make it again or restore a copy"
     assert complaint(read_tensors, path) == damaged
     assert read_about(path)["format"] == 1  # the description is still there
+
+
+def test_a_changed_description_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"x": torch.zeros(100)}, {"step": 3})
+    data = path.read_bytes()
+    for here, there in ((b'step\\": 3', b'step\\": 2'), (b"step", b"stap"), (b"sha256", b"sha257")):
+        assert here in data
+        path.write_bytes(data.replace(here, there))
+        assert complaint(read_tensors, path).startswith(f"{path} is damaged: its checksum does not match")
+
+
+def test_a_file_of_version_0_1_is_read(tmp_path: Path) -> None:
+    """Its checksum is of the tensors alone: here of one empty tensor."""
+    path = tmp_path / "a.safetensors"
+    digest = hashlib.sha256(b"x torch.float32 (0,);").hexdigest()
+    about = json.dumps({"format": 1, "sha256": digest, "step": 3}, sort_keys=True)
+    save_file({"x": torch.zeros(0)}, path, metadata={"spear": about})
+    assert read_tensors(path)[1]["step"] == 3
 
 
 def test_files_that_are_no_checkpoints_get_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,17 @@ def test_what_is_written_is_read_and_is_equal_bytes_each_time(clip: Clip, tmp_pa
     assert clip.id == "s1_one"
     Clip(tmp_path / "other").write_info(INFO)
     assert (tmp_path / "other" / "clip.json").read_bytes() == clip.info_path.read_bytes()
+
+
+def test_clip_json_holds_the_checksums_of_what_it_is_about(clip: Clip) -> None:
+    clip.face_path.write_bytes(b"face")
+    clip.audio_path.write_bytes(b"sound")
+    clip.write_info(INFO)
+    known = {"face.mp4": hashlib.sha256(b"face").hexdigest(), "audio.wav": hashlib.sha256(b"sound").hexdigest()}
+    assert clip.info.files_sha256 == known
+    clip.face_path.write_bytes(b"damaged")
+    clip.write_info(replace(clip.info, split="val"))
+    assert clip.info.files_sha256 == known  # damage is not vouched for
 
 
 def test_landmarks_come_back(clip: Clip) -> None:

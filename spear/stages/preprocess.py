@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -10,15 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spear.audio import Samples, fit_to_frames, load_audio, write_wav
+from spear.audio import Samples, load_for_frames, write_wav
 from spear.clip import Clip, ClipInfo
 from spear.clip_work import KEPT, shard_note, work_through
-from spear.errors import SpearError
-from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transform, follow_face, warp_crop
+from spear.errors import SpearError, UnusableClip
+from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transform, find_face, steady_face, warp_crop
 from spear.files import make_folder, sha256_of, whole
 from spear.left_out import LIST, LeftOut, unfinished
 from spear.points import Array, lip_opening
 from spear.progress import Progress, Report, no_progress
+from spear.remarks import on_faces, on_sound
 from spear.sources import SPLIT_BY, Source, assign_splits, find_sources, marked
 from spear.sync import AvOffset, estimate_offset
 from spear.video import Footage, VideoWriter
@@ -91,7 +93,9 @@ def preprocess(
             name=lambda job: job.source.id, where=partial(_folder, clips),
             told=lambda job: {"source": str(job.source.path)}, strict=on_missing_face == "fail",
         )  # fmt: skip
-        report.notes += _offset_notes({job.source.id: found for job, found in done if found and found.correction})
+        special = {job.source.id: result for job, result in done if any(result)}
+    report.notes += _offset_notes({name: found for name, (found, _) in special.items() if found and found.correction})
+    report.notes += _most([f"{name}: {remark}" for name in sorted(special) for remark in special[name][1]])
     left_out.publish()
     if mine and report.done + report.kept == 0:
         first = report.skipped[0][1]
@@ -107,7 +111,7 @@ def _compare(clips: Path, source: Source, settings: dict[str, Any]) -> tuple[Sou
     try:
         info = clip.brief()
         other = info.source != str(source.path) and not Path(info.source).samefile(source.path)
-        if other and not _same_source(info, source.path):
+        if other and not _same_source(clip, info, source.path):
             return _compare(clips, marked(source), settings)
     except FileNotFoundError:  # the other video is gone
         pass
@@ -118,9 +122,13 @@ def _compare(clips: Path, source: Source, settings: dict[str, Any]) -> tuple[Sou
 
 def _is_done(clip: Clip, info: ClipInfo, source: Source, settings: dict[str, Any]) -> bool:
     """Whether the clip stands as asked, whatever its split."""
-    if info.settings != settings or not _same_source(info, source.path):
+    if info.settings != settings or not (_same_source(clip, info, source.path) and _same_sound(clip, info, source)):
         return False
-    return clip.face_path.exists() and not (info.has_audio and not clip.audio_path.exists())
+    if not clip.face_path.exists() or (info.has_audio and not clip.audio_path.exists()):
+        return False
+    if not info.files_sha256:  # a clip of an older version: from now on `spear check` can tell
+        clip.write_info(clip.info)
+    return True
 
 
 def _move_split(clip: Clip, job: _Job) -> None:
@@ -150,36 +158,79 @@ def _speakers_together(clips: Path, sources: list[Source], splits: dict[str, str
     return {source.id: known.get(source.speaker, splits[source.id]) for source in sources}
 
 
-def _same_source(info: ClipInfo, path: Path) -> bool:
-    status = path.stat()
-    if info.source_size != status.st_size:
+def _same_source(clip: Clip, info: ClipInfo, path: Path) -> bool:
+    return _same_file(clip, path, info.source_sha256, info.source_size, info.source_mtime_ns)
+
+
+def _same_sound(clip: Clip, info: ClipInfo, source: Source) -> bool:
+    """Of the file beside the video, where the sound is from there; clips of older versions do not say so."""
+    if info.sound is None or source.sound is None:
+        return info.sound is None and (info.has_audio or source.sound is None)
+    return _same_file(clip, source.sound, **info.sound)
+
+
+def _same_file(clip: Clip, path: Path, sha256: str, size: int, mtime_ns: int) -> bool:
+    """Whether a file is what it was, by its size and times, or else by its hash: one that was touched after the clip
+    was made may be another, with the size and the date of the old one."""
+    status, made = path.stat(), clip.info_path.stat().st_mtime_ns
+    if status.st_size != size:
         return False
-    return info.source_mtime_ns == status.st_mtime_ns or info.source_sha256 == sha256_of(path)
+    if status.st_mtime_ns == mtime_ns and status.st_ctime_ns < made:
+        return True
+    if sha256_of(path) != sha256:
+        return False
+    if status.st_mtime_ns == mtime_ns:
+        os.utime(clip.info_path)  # the next time that need not be found out again
+    return True
 
 
-def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> AvOffset | str | None:
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Changes with the file."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _seen(path: Path) -> dict[str, Any]:
+    """What _same_file wants to know of a file."""
+    status = path.stat()
+    return {"sha256": sha256_of(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> tuple[AvOffset | None, list[str]] | str:
     source, clip = job.source, Clip(clips / job.source.id)
     if _compare(clips, source, settings) == (source, job.split_rule):
         return KEPT
     clip.info_path.unlink(missing_ok=True)  # an older clip that no longer fits must not stand in for one left out
-    status, digest = source.path.stat(), sha256_of(source.path)
+    given = [path for path in (source.path, source.sound) if path]
+    before, seen = [_stamp(path) for path in given], [_seen(path) for path in given]
     footage = Footage(source.path)
-    points, missing = follow_face(footage, settings["face"], settings["on_missing_face"])
+    found = find_face(footage, settings["face"])
+    points, missing = steady_face(found, footage, settings["face"], settings["on_missing_face"])
     transforms = crop_transform(points)
     with whole(clip.face_path) as temporary, VideoWriter(temporary, 256, 256, crf=12, random_access=True) as writer:
         for frame, transform in zip(footage.frames(), transforms, strict=True):
             writer.write(warp_crop(frame, transform))
-    samples = _write_sound(clip, source, footage, len(points))
+    remarks = footage.doubts + on_faces(found, points, missing)
+    samples = _write_sound(clip, source, footage, len(points), remarks)
     offset = None if samples is None else _offset(points, missing, samples)
-    known = {name: getattr(source, name) for name in ("speaker", "view", "emotion", "level")}
+    if before != [_stamp(path) for path in given]:
+        raise UnusableClip(f"{source.path} changed while it was read; leave it alone and run again")
+    known: dict[str, Any] = {name: getattr(source, name) for name in ("speaker", "view", "emotion", "level")}
+    known |= {f"source_{name}": value for name, value in seen[0].items()}
     info = ClipInfo(
-        source=str(source.path), source_sha256=digest, source_size=status.st_size, source_mtime_ns=status.st_mtime_ns,
+        source=str(source.path), sound=None if footage.has_audio or not source.sound else seen[1],
         width=footage.width, height=footage.height, frames=len(points), crop=transforms.tolist(), missing=missing,
         has_audio=samples is not None, split=job.split, split_rule=job.split_rule, settings=settings, **known,
         av_offset=offset.correction if offset else 0, av_offset_r=round(offset.r, 3) if offset else None,
+        remarks=remarks,
     )  # fmt: skip
     clip.write_info(info)
-    return offset
+    return offset, remarks
+
+
+def _most(remarks: list[str]) -> list[str]:
+    rest = len(remarks) - _MOST_NOTES
+    return remarks[:_MOST_NOTES] + ([f"{rest} more remarks; they stand in each clip.json"] if rest > 0 else [])
 
 
 def _offset(points: Array, missing: list[int], samples: Samples) -> AvOffset | None:
@@ -201,16 +252,16 @@ def _offset_notes(offsets: dict[str, AvOffset]) -> list[str]:
     return lines
 
 
-def _write_sound(clip: Clip, source: Source, footage: Footage, frames: int) -> Samples | None:
-    """Write audio.wav, where there is sound: samples (frames * 640,)."""
+def _write_sound(clip: Clip, source: Source, footage: Footage, frames: int, remarks: list[str]) -> Samples | None:
+    """Write audio.wav, where there is sound: samples (frames * 640,). remarks: gets more where it does not fit."""
     if footage.has_audio:
-        samples = load_audio(source.path, footage.start)
+        samples, heard = load_for_frames(source.path, frames, footage.start)
     elif source.sound is not None:
-        samples = load_audio(source.sound)
+        samples, heard = load_for_frames(source.sound, frames)
     else:
         clip.audio_path.unlink(missing_ok=True)
         return None
-    samples = fit_to_frames(samples, frames)
+    remarks += on_sound(heard, frames)
     with whole(clip.audio_path) as temporary:
         write_wav(temporary, samples)
     return samples

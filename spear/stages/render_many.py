@@ -52,7 +52,7 @@ class RenderOptions:
 def render_many(
     table: Path,
     folder: Path | None = None,
-    options: RenderOptions = RenderOptions(),  # noqa: B008
+    options: RenderOptions = RenderOptions(),
     workers: Workers = HERE,
     progress: Progress = no_progress,
 ) -> Report:

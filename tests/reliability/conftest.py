@@ -8,8 +8,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import talker, voice
+from made_up import make_clip
 
 from reliability.outcome import Outcome
+from spear.audio import write_wav
+from spear.clip import FPS
+from spear.stages.preprocess import preprocess
 
 COUNTS = {
     "tried": "bad inputs tried",
@@ -45,6 +50,37 @@ class Tally:
 def tally() -> Tally:
     """Where the tests count what they try."""
     return Tally()
+
+
+@pytest.fixture(scope="session")
+def tiny_talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 16 frames with sound, 60 kB."""
+    return talker(tmp_path_factory.mktemp("tiny") / "talker.mp4", 0, 16 / FPS)
+
+
+@pytest.fixture(scope="session")
+def tiny_speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Speech for 8 frames."""
+    path = tmp_path_factory.mktemp("tiny") / "speech.wav"
+    write_wav(path, voice(seed=99, seconds=8 / FPS)[0])
+    return path
+
+
+@pytest.fixture(scope="session")
+def made_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """clips/ with a clip of each split, with landmarks and mfcc; nobody may change it."""
+    folder = tmp_path_factory.mktemp("made") / "clips"
+    for number, split in enumerate(("train", "val", "test")):
+        make_clip(folder / f"c{number}", seed=number, split=split)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def talker_clips(tmp_path_factory: pytest.TempPathFactory, tiny_talker: Path) -> Path:
+    """clips/ with a clip of a face that the detector finds, without landmarks; nobody may change it."""
+    clips = tmp_path_factory.mktemp("found") / "clips"
+    preprocess([tiny_talker], clips)
+    return clips
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
