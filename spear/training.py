@@ -139,14 +139,23 @@ class _Run:
 
     def go(self, log: TrainingLog, signals: Signals, progress: Progress, trained: Trained) -> None:
         """Step after step, from where the state is. Raises Stopped after a signal."""
-        place = self.place
-        began = last_saved = time.monotonic()
-        started = began - place.seconds
         if self.is_due():
             with signals.stops_at_once():
                 self.validate(log)
         batches = Batches(self.task.data, self.batches(), self.task.workers)
-        ahead = iter(batches)
+        try:
+            self._go_through(batches, log, signals, progress, trained)
+        except Stopped:
+            batches.stop()
+            raise
+        self.save()
+
+    def _go_through(
+        self, batches: Batches, log: TrainingLog, signals: Signals, progress: Progress, trained: Trained
+    ) -> None:
+        place, ahead = self.place, iter(batches)
+        began = last_saved = time.monotonic()
+        started = began - place.seconds
         while not self.is_over():
             with signals.stops_at_once():
                 batch = next(ahead)
@@ -167,7 +176,6 @@ class _Run:
                 self.save()
                 last_saved = time.monotonic()
         trained.seconds, trained.waited = time.monotonic() - began, batches.waited
-        self.save()
 
     def interrupted(self, number: int) -> InterruptedTraining:
         """Save the state where it is whole, and tell how to go on."""
