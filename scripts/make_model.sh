@@ -12,6 +12,7 @@ work=${1:-work}
 minutes=${2:-16}
 shared=../shared
 PATH="$PWD/.venv/bin:$PATH"
+spear() { command spear "$@" || [ $? -eq 3 ]; } # 3: done, but some clips were left out, as it has said
 mkdir -p "$work"
 
 # 1. GRID and the address -> clips, landmarks, features of the encoder that ships. A folder for each speaker; of the one with 240
@@ -27,7 +28,7 @@ for video in "$work"/people/grid_s1/*; do
 done | awk 'NR % 10 == 1 { print $0 ",test" } NR % 10 == 6 { print $0 ",val" }' >>"$work/splits.csv"
 spear preprocess "$work/people" --clips "$work/clips" --split-by "$work/splits.csv" --jobs 2
 spear landmarks --clips "$work/clips" --jobs 2
-spear extract-audio-features --clips "$work/clips" --encoder whisper
+spear extract-audio-features --clips "$work/clips" --encoder whisper --jobs 2
 
 # 2. The autoencoder, with portraits for variety of faces
 [ -e "$work/autoencoder.safetensors" ] || python scripts/make_autoencoder.py --clips "$work/clips" \

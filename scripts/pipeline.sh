@@ -13,12 +13,13 @@ fi
 videos=$1
 minutes=${2:-20}
 PATH="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv/bin:$PATH"
+spear() { command spear "$@" || [ $? -eq 3 ]; } # 3: done, but some clips were left out, as it has said
 
 # 1. Videos -> clips/<id>/: the face as 256x256 pixels at 25 fps, its voice at 16 kHz, and a split into train, val and test.
 spear preprocess "$videos" --jobs 2
 
 # 2. What is said: speech features, one row for each video frame.
-spear extract-audio-features
+spear extract-audio-features --jobs 2
 
 # 3. How it looks: 131 points on every face.
 spear landmarks --jobs 2

@@ -49,6 +49,16 @@ def load_audio(path: Path, start: float | None = None) -> Samples:
     return np.frombuffer(samples, np.float32)
 
 
+def load_for_frames(path: Path, frames: int, start: float | None = None) -> tuple[Samples, int]:
+    """The same as `fit_to_frames` makes it, (frames * 640,), without a second copy, and how many samples there were."""
+    fitted, count = np.zeros(frames * SAMPLES_PER_FRAME, np.float32), 0
+    for piece in pcm(path, 1, SAMPLE_RATE, start):
+        part = piece[0, : max(0, len(fitted) - count)]
+        fitted[count : count + len(part)] = part
+        count += piece.shape[1]
+    return fitted, count
+
+
 def pcm(path: Path, channels: int, rate: int, start: float | None = None) -> Iterator[Samples]:
     """Decode the first audio track, resampled, as pieces (channels, n) float32 that follow each other without a gap.
 

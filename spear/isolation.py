@@ -193,7 +193,7 @@ _OF_THREAD = threading.local()
 def child_of_this_thread(limits: Limits) -> Child:
     """The process that works for this thread; with other limits than before, a new one."""
     child: Child | None = getattr(_OF_THREAD, "child", None)
-    if child is None or child.limits != limits or child._stopped:
+    if child is None or child.limits != limits:
         if child is not None:
             child.end()
         child = _OF_THREAD.child = Child(limits)

@@ -84,7 +84,7 @@ def _cluster(workers: Workers, items: int) -> Iterator[tuple[Any, Limits]]:
         temporary_folder(Path(tempfile.gettempdir())) as folder,
         LocalCluster(
             n_workers=min(workers.jobs, items), threads_per_worker=1, processes=False, memory_limit=0,
-            dashboard_address=None, silence_logs=50, local_directory=str(folder),
+            dashboard_address="127.0.0.1:0", silence_logs=50, local_directory=str(folder),
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):  # fmt: skip

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from spear.audio import Samples, fit_to_frames, load_audio
+from spear.audio import Samples, load_for_frames
 from spear.clip import CROP, FPS
 from spear.errors import UnusableClip
 from spear.face import CROP_WIDTHS, FaceTracker, crop_transform, warp_crop
@@ -223,7 +223,7 @@ def load_speech(sound: Path | None, scores: ClipScores) -> Samples | None:
     if sound is None:
         return None
     try:
-        return fit_to_frames(load_audio(sound), scores.frames)
+        return load_for_frames(sound, scores.frames)[0]
     except UnusableClip as error:
         scores.remarks.append(f"no sync: {error}")
         return None

@@ -16,6 +16,19 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Nets of this thread compute on one core: the order of a sum, and its last bit, depends on how many there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Stopped(Exception):
     """Raised inside work that nobody waits for any more."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from spear.audio import Samples
 from spear.clip import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from spear.face import Found
 from spear.points import Array, face_width
@@ -45,12 +44,12 @@ def on_faces(found: Found, points: Array, missing: list[int]) -> list[str]:
     return remarks
 
 
-def on_sound(samples: Samples, frames: int) -> list[str]:
-    """Sound (N,) at 16 kHz that ends before or after the last of so many frames."""
-    apart = (samples.size - frames * SAMPLES_PER_FRAME) / SAMPLE_RATE
+def on_sound(heard: int, frames: int) -> list[str]:
+    """So many samples at 16 kHz that end before or after the last of so many frames."""
+    apart = (heard - frames * SAMPLES_PER_FRAME) / SAMPLE_RATE
     if abs(apart) <= _APART:
         return []
     if apart > 0:
         return [f"the sound goes on for {apart:.1f} s after the last frame; that part is left out"]
-    first = samples.size // SAMPLES_PER_FRAME
+    first = heard // SAMPLES_PER_FRAME
     return [f"the sound ends {-apart:.1f} s before the pictures; it is silent from frame {first} on ({FPS} a second)"]

@@ -27,7 +27,7 @@ class Shard:
 
 def in_shard(identity: str, index: int, count: int) -> bool:
     """Whether a clip belongs to part `index` (from 0) of `count`: a function of its id alone, on every machine."""
-    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8]) % count == index
+    return int.from_bytes(hashlib.sha256(identity.encode(errors="surrogateescape")).digest()[:8]) % count == index
 
 
 def choose_shard(asked: str | None, environment: Mapping[str, str] = os.environ) -> Shard:

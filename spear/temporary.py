@@ -85,7 +85,11 @@ def _name_of(pid: int) -> str:
 @lru_cache(maxsize=1)
 def _machine() -> str:
     """Names the machine as it is since it was started, and the container: process numbers mean nothing beyond."""
-    known = [socket.gethostname(), Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    known = [
+        socket.gethostname(),
+        Path("/proc/sys/kernel/random/boot_id").read_text(),
+        os.readlink("/proc/self/ns/pid"),
+    ]
     return hashlib.sha256(repr(known).encode()).hexdigest()[:8]
 
 

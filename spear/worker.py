@@ -60,5 +60,5 @@ def _terminate(number: int, frame: Any) -> None:
 if __name__ == "__main__":
     try:
         main(int(sys.argv[1]), int(sys.argv[2]))
-    except Terminated:
-        sys.exit(128 + signal.SIGTERM)
+    except Terminated:  # temporary files are gone by now; libraries take their time to take leave
+        os._exit(128 + signal.SIGTERM)

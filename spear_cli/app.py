@@ -44,6 +44,7 @@ from spear_cli.options import (
     Preset,
     Provenance,
     Refs,
+    RenderList,
     Restart,
     SaveMemory,
     Scheduler,
@@ -264,11 +265,18 @@ def train_lm2face(
     _show_training(models / "lm2face.safetensors", report, trained)
 
 
-@app.command(epilog="Example: `spear render --audio speech.wav --ref face.mp4 -o out.mp4`")
+@app.command(
+    epilog="Examples: `spear render --audio speech.wav --ref face.mp4 -o out.mp4`, "
+    "`spear render --list renders.csv -o renders/ --jobs 2`"
+)
 def render(
-    audio: Annotated[Path, typer.Option(help="Speech, any format and length (a video's sound too).")],
-    ref: Annotated[Path, typer.Option(help="A video or a picture of the face.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The video to write.")] = Path("out.mp4"),
+    audio: Annotated[Path | None, typer.Option(help="Speech, any format and length (a video's sound too).")] = None,
+    ref: Annotated[Path | None, typer.Option(help="A video or a picture of the face.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The video to write.", show_default="out.mp4; with --list its folder"),
+    ] = None,
+    renders: RenderList = None,
     models: Annotated[
         Path | None,
         typer.Option(help="Folder of trained models.", show_default="models/ where it has both, else those that ship"),
@@ -292,8 +300,13 @@ def render(
     watermark: Watermark = False,
     sign_cert: SignCert = None,
     sign_key: SignKey = None,
+    jobs: Jobs = 1,
+    scheduler: Scheduler = None,
+    shard: ShardOption = None,
+    clip_timeout: ClipTimeout = CLIP_TIMEOUT,
+    memory: Memory = None,
 ) -> None:
-    """Make the face of a video or picture speak.
+    """Make the face of a video or picture speak, or those of a whole list.
 
     What is found out about a ref is kept in ~/.cache/spear/refs, so that its next render begins sooner.
     """
@@ -301,15 +314,39 @@ def render(
         raise typer.BadParameter(f"--device {device} is neither auto nor cpu")
     if device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
+    here = Path("models")
+    if models is None and all((here / f"{name}.safetensors").exists() for name in ("a2lm", "lm2face")):
+        models = here
+    if renders is not None:
+        if audio or ref or sheet or stream:
+            raise typer.BadParameter("--list has audio, ref and out of each render; leave --audio, --ref, --sheet out")
+        workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard))
+        from spear.stages.render_many import RenderOptions, render_many
+
+        options = RenderOptions(
+            models, face, encoder_weights, vae, adapt, precision, provenance, watermark, sign_cert, sign_key
+        )
+        with progress_bar("render") as progress:
+            report = render_many(renders, out, options, workers, progress)
+        _show_report(report, "renders")
+        return
+    if audio is None or ref is None:
+        raise typer.BadParameter("give --audio and --ref, or a --list of many")
+    if jobs > 1 or scheduler or shard:
+        raise typer.BadParameter("--jobs, --scheduler and --shard are for a --list of many")
+    _render_one(audio, ref, out or Path("out.mp4"), models, face, encoder_weights, vae, sheet, adapt, precision, stream,
+                (provenance, watermark, sign_cert, sign_key))  # fmt: skip
+
+
+def _render_one(
+    audio: Path, ref: Path, out: Path, models: Path | None, face: str, encoder_weights: str | None, vae: str | None,
+    sheet: Path | None, adapt: int, precision: str, stream: bool, marks: tuple[bool, bool, Path | None, Path | None],
+) -> None:  # fmt: skip
     from spear.marking import choose_marking
     from spear.stages.render import render as stage
     from spear_cli.streaming import STDOUT, open_stream
 
-    marking = choose_marking(out, provenance, watermark, sign_cert, sign_key, shlex.join(["spear", *sys.argv[1:]]))
-
-    here = Path("models")
-    if models is None and all((here / f"{name}.safetensors").exists() for name in ("a2lm", "lm2face")):
-        models = here
+    marking = choose_marking(out, *marks, shlex.join(["spear", *sys.argv[1:]]))
     imported = time.monotonic() - _STARTED
     opened = open_stream(out, (audio, ref)) if stream or out == STDOUT else nullcontext(out)
     with opened as target, progress_bar("render") as progress:
@@ -391,6 +428,21 @@ def metrics(
             )  # fmt: skip
     show_scores(scores, "json" if json_out else "csv" if csv_out else "tables")
     _some_left_out(scores.left_out)
+
+
+@app.command(epilog="Example: `spear status clips`")
+def status(
+    clips: Annotated[Path, typer.Argument(help="Folder of the clips.")] = Path("clips"),
+    json_out: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Tell what is done of a folder of clips, what is missing, what failed and why, and how long the rest will take.
+
+    Also while others work on it. Counts files by their names; whether they still fit is what each command looks at.
+    """
+    from spear.stages.status import status as stage
+
+    found = stage(clips)
+    say(found.to_json() if json_out else found.to_text())
 
 
 @app.command(epilog="Example: `spear verify out.mp4`")

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from spear.rates import rate
+
 if TYPE_CHECKING:
     from spear.progress import Progress, Report
 
 _SHOWN_REASONS = 5
+_RATE_OVER = 300.0
+"""Seconds over which the rate is taken: clips may be minutes long."""
 
 
 def is_main_process() -> bool:
@@ -34,13 +38,31 @@ def fail(error: BaseException) -> None:
 def progress_bar(title: str) -> Iterator[Progress]:
     """A bar on stderr with rate and time left; a callback for a stage. Not on a terminal: nothing."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """How many are done in a second or minute, as of late."""
+
+        def render(self, task: Task) -> Text:
+            return Text(rate(task.speed) if task.speed else "", "progress.data.speed")
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn(), TextColumn("{task.fields[what]}", markup=False))  # fmt: skip
-    with Bar(*columns, console=console, disable=not (console.is_terminal and is_main_process()), transient=True) as bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Rate(),
+               TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[what]}", markup=False))  # fmt: skip
+    with Bar(
+        *columns, console=console, disable=not (console.is_terminal and is_main_process()), transient=True,
+        speed_estimate_period=_RATE_OVER,
+    ) as bar:  # fmt: skip
         task = bar.add_task(title, total=None, what="")
 
         def progress(done: int, total: int, what: str) -> None:

@@ -26,6 +26,14 @@ ShardOption = Annotated[
         show_default="this task's of a Slurm array, else all",
     ),
 ]
+RenderList = Annotated[
+    Path | None,
+    typer.Option(
+        "--list",
+        help="Many renders: a .csv or .jsonl file with audio, ref (absolute, or from the list's folder on) and out "
+        "(below -o, else below the list's folder) in each row.",
+    ),
+]
 ScoresShard = Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Only part I of N, for the cache.")]
 ClipTimeout = Annotated[float, typer.Option(min=0.1, help="Seconds after which a clip is given up.")]
 Memory = Annotated[

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from spear.audio import fit_to_frames, frames_of, load_audio, write_wav
+from spear.audio import fit_to_frames, frames_of, load_audio, load_for_frames, write_wav
 from spear.errors import UnusableClip
 from spear.video import Footage
 
@@ -160,6 +160,15 @@ def test_an_mp3_with_junk_around_it_is_read(tmp_path: Path) -> None:
     song = encode(tmp_path / "a.mp3", tone(1.0, 44100), codec="libmp3lame", rate=44100).read_bytes()
     (tmp_path / "b.mp3").write_bytes(bytes(300) + song + b"TAG" + b"x" * 400)
     assert load_audio(tmp_path / "b.mp3").size == pytest.approx(16000, abs=900)
+
+
+@pytest.mark.parametrize("frames", [10, 25, 40])
+def test_sound_read_for_so_many_frames_is_what_fitting_makes_of_it(tmp_path: Path, frames: int) -> None:
+    write_wav(tmp_path / "a.wav", tone(1.0, 16000))
+    fitted = fit_to_frames(load_audio(tmp_path / "a.wav"), frames)
+    samples, heard = load_for_frames(tmp_path / "a.wav", frames)
+    assert np.array_equal(samples, fitted)
+    assert (samples.shape, heard) == ((frames * 640,), 16000)
 
 
 def test_a_video_frame_is_640_samples() -> None:

@@ -16,6 +16,7 @@ from spear.errors import SpearError
 from spear.files import read_json, sha256_of
 from spear.pretrained.mfcc import Mfcc, whole_frames
 from spear.pretrained.speech_models import HUB_IDS, load_model, weights_folder
+from spear.pretrained.whisper_encoder import load_whisper, mel_filters
 
 ENCODERS = ("mfcc", *HUB_IDS, "whisper", "none")
 """hubert is the paper's choice; whisper is the default, since its weights (tiny.en, MIT) come with the package; none is
@@ -125,7 +126,9 @@ class Waveform:
     def _window(self, padded: Tensor, start: int) -> Tensor:
         """Features of up to 24 s from frame `start`: (n, 3, W)."""
         first, last = start * SAMPLES_PER_FRAME, (start + self._WINDOW) * SAMPLES_PER_FRAME + 2 * self._EDGE
-        return _per_frame(self._model(padded[None, first:last], output_hidden_states=True), self._layers)[0]
+        output = self._model(padded[None, first:last], output_hidden_states=True)
+        # hidden_states[-1] is before or after the final LayerNorm, by model and version
+        return _per_frame([*(output.hidden_states[layer] for layer in self._layers[:-1]), output.last_hidden_state])[0]
 
 
 class Whisper:
@@ -149,20 +152,10 @@ class Whisper:
     _FLOOR = 1e-8
 
     def __init__(self, folder: Path) -> None:
-        from transformers import WhisperFeatureExtractor
-        from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-        # files of the whole model keep the encoder under a prefix, those of the encoder alone (the packaged one) do not
-        model = load_model(WhisperEncoder, self.name, folder, {r"^(model\.)?encoder\.": ""})
-        positions = 2 * self._WINDOW
-        model.embed_positions = torch.nn.Embedding.from_pretrained(model.embed_positions.weight[:positions].clone())
-        model.config.max_source_positions = positions
-        self._model = model
-        self._mel = torch.from_numpy(
-            WhisperFeatureExtractor(feature_size=model.config.num_mel_bins).mel_filters
-        ).float()
-        self._layers = _chosen_layers(model.config.encoder_layers)
-        self.shape = (3, int(model.config.d_model))
+        self._model = load_whisper(folder, positions=2 * self._WINDOW)
+        self._mel = mel_filters(self._model.bands)
+        self._layers = _chosen_layers(self._model.depth)
+        self.shape = (3, self._model.width)
         self.settings = _settings(self.name, folder, self._layers)
 
     @torch.no_grad()
@@ -184,7 +177,8 @@ class Whisper:
         """(n, 48000) samples -> n times (first frame, features (75, 3, W))."""
         for first in range(0, len(windows), self._BATCH):
             spectrum = self._spectrum(windows[first : first + self._BATCH])
-            features = _per_frame(self._model(spectrum, output_hidden_states=True), self._layers)
+            states = self._model(spectrum)
+            features = _per_frame([states[layer] for layer in self._layers])
             yield from ((number * self._HOP, piece) for number, piece in enumerate(features, start=first))
 
     def _spectrum(self, windows: Tensor) -> Tensor:
@@ -217,13 +211,9 @@ def _chosen_layers(depth: int) -> tuple[int, int, int]:
     return max(1, round(depth / 4)), max(1, round(depth / 2)), depth
 
 
-def _per_frame(output: Any, layers: tuple[int, int, int]) -> Tensor:
-    """The states of a model at 50 Hz -> (B, n, 3, W) at 25 fps.
-
-    The last is last_hidden_state, for hidden_states[-1] is before or after the final LayerNorm, by model and version.
-    """
-    states = torch.stack([*(output.hidden_states[layer] for layer in layers[:-1]), output.last_hidden_state], dim=2)
-    return states.unflatten(1, (-1, 2)).mean(dim=2)
+def _per_frame(states: list[Tensor]) -> Tensor:
+    """L states (B, 2 n, W) at 50 Hz -> (B, n, L, W) at 25 fps."""
+    return torch.stack(states, dim=2).unflatten(1, (-1, 2)).mean(dim=2)
 
 
 def _settings(name: str, folder: Path, layers: tuple[int, int, int]) -> dict[str, Any]:

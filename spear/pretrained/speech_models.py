@@ -18,6 +18,7 @@ HUB_IDS = {
     "wav2vec2-conformer": "facebook/wav2vec2-conformer-rel-pos-large",
     "unispeech": "microsoft/unispeech-large-1500h-cv",
 }
+_OTHER = "give another folder with --weights FOLDER"
 PACKAGED_WHISPER = Path(__file__).parent.parent / "weights" / "whisper-tiny.en"
 
 
@@ -44,28 +45,40 @@ def weights_folder(name: str, weights: str | Path | None) -> Path:
         ) from error
 
 
-def load_model(model_class: Any, name: str, folder: Path, key_mapping: dict[str, str] | None = None) -> Any:
+def load_model(model_class: Any, name: str, folder: Path) -> Any:
     """A model of transformers in evaluation mode, float32, every weight from the file. Raises SpearError."""
-    config = folder / "config.json"
-    found = read_json(config).get("model_type") if config.exists() else None
-    other = "give another folder with --weights FOLDER"
-    if found != name:
-        raise SpearError(f"{folder} holds {f'a {found}' if found else 'no'} model, {name} is needed; {other}")
-    if not (folder / "model.safetensors").exists() and not (folder / "model.safetensors.index.json").exists():
-        raise SpearError(_no_safetensors(name, folder))
+    check_folder(name, folder)
     options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, "dtype": torch.float32}
     try:
         with _quiet_transformers():
-            model, loading = model_class.from_pretrained(folder, key_mapping=key_mapping, **options)
+            model, loading = model_class.from_pretrained(folder, **options)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SpearError(
-            f"the weights in {folder} cannot be loaded ({reason}); download them again, or {other}"
-        ) from error
+        raise unreadable(folder, error) from error
     missing = sorted(set(loading["missing_keys"]) - {"masked_spec_embed"})  # used in pretraining only
     if missing:
-        raise SpearError(f"the weights in {folder} lack {missing[0]} ({len(missing)} in all); {other}")
+        raise lacks(folder, missing)
     return model.eval().requires_grad_(False)
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Raises SpearError where a folder holds another model, or its weights in a form that is not read."""
+    config = folder / "config.json"
+    found = read_json(config).get("model_type") if config.exists() else None
+    if found != name:
+        raise SpearError(f"{folder} holds {f'a {found}' if found else 'no'} model, {name} is needed; {_OTHER}")
+    if not (folder / "model.safetensors").exists() and not (folder / "model.safetensors.index.json").exists():
+        raise SpearError(_no_safetensors(name, folder))
+
+
+def unreadable(folder: Path, error: Exception) -> SpearError:
+    """What to say of weights that cannot be loaded."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return SpearError(f"the weights in {folder} cannot be loaded ({reason}); download them again, or {_OTHER}")
+
+
+def lacks(folder: Path, missing: list[str]) -> SpearError:
+    """What to say of weights that are not all there."""
+    return SpearError(f"the weights in {folder} lack {missing[0]} ({len(missing)} in all); {_OTHER}")
 
 
 def _no_safetensors(name: str, folder: Path) -> str:

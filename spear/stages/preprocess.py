@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spear.audio import Samples, fit_to_frames, load_audio, write_wav
+from spear.audio import Samples, load_for_frames, write_wav
 from spear.clip import Clip, ClipInfo
 from spear.clip_work import KEPT, shard_note, work_through
 from spear.errors import SpearError
@@ -219,14 +219,13 @@ def _offset_notes(offsets: dict[str, AvOffset]) -> list[str]:
 def _write_sound(clip: Clip, source: Source, footage: Footage, frames: int, remarks: list[str]) -> Samples | None:
     """Write audio.wav, where there is sound: samples (frames * 640,). remarks: gets more where it does not fit."""
     if footage.has_audio:
-        samples = load_audio(source.path, footage.start)
+        samples, heard = load_for_frames(source.path, frames, footage.start)
     elif source.sound is not None:
-        samples = load_audio(source.sound)
+        samples, heard = load_for_frames(source.sound, frames)
     else:
         clip.audio_path.unlink(missing_ok=True)
         return None
-    remarks += on_sound(samples, frames)
-    samples = fit_to_frames(samples, frames)
+    remarks += on_sound(heard, frames)
     with whole(clip.audio_path) as temporary:
         write_wav(temporary, samples)
     return samples

@@ -29,7 +29,7 @@ from spear.files import check_picture, whole, write_picture
 from spear.marking import PLAIN, Marking
 from spear.nets.lm2face import Lm2Face, blend_columns
 from spear.painter import Painter, check_precision, load_lm2face, with_lower_face
-from spear.pipeline import Meanwhile, in_order
+from spear.pipeline import Meanwhile, in_order, one_thread
 from spear.points import Array, draw_sketch, spread_over_opening
 from spear.pretrained.audio_encoders import load_encoder
 from spear.progress import Progress, no_progress
@@ -182,7 +182,7 @@ def _learn(
     samples = load_audio(audio)
     samples = fit_to_frames(samples, frames_of(samples))
     frames, device = len(samples) // SAMPLES_PER_FRAME, PartialState().device
-    with Meanwhile(partial(RefFace, footage, face, max(frames, _LEAST_ANALYSED))) as looking:
+    with Meanwhile(partial(RefFace, footage, face, max(frames, _LEAST_ANALYSED))) as looking, one_thread():
         a2lm, lm2face = load_a2lm(folder / "a2lm.safetensors"), load_lm2face(folder / "lm2face.safetensors", vae)
         encoder = load_encoder(a2lm.config.encoder, weights)
         if encoder.settings != a2lm.config.encoder_settings:
@@ -196,7 +196,8 @@ def _learn(
     order = ping_pong_index(frames, len(found.points))
     shown = found.points[order]
     references = found.points[spread_over_opening(found.points, a2lm.config.references)]
-    lower = speak(a2lm.to(device), features, shown, references)
+    with one_thread():
+        lower = speak(a2lm.to(device), features, shown, references)
     clock.lap("landmarks")
     return found, with_lower_face(shown, lower.numpy()), order, lm2face
 
