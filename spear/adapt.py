@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +27,10 @@ from spear.painter import half_precision, load_lm2face
 from spear.points import Array
 from spear.pretrained.perceptual import PerceptualLoss, autoencoder_perceptual, find_vgg19, load_perceptual
 from spear.progress import Progress
-from spear.training import Schedule, fit
+from spear.temporary import is_left, this_process
+from spear.training import fit
 from spear.training_faces import SMALL_WEIGHTS, Weights, face_task
+from spear.training_task import Schedule
 from spear.version import __version__
 
 LEAST_FRAMES = 10
@@ -84,16 +87,25 @@ def adapted_lm2face(
              "steps": steps, "spear": __version__}  # fmt: skip
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
     kept = user_cache() / "adapted" / f"{key}.safetensors"
+    work = kept.with_suffix(f".{this_process()}")  # its own: two runs at once must not share one
+    left = [path for path in kept.parent.glob(f"{key}.*-*") if is_left(path.suffix[1:], path)]
     if not kept.exists():
-        _adapt(load_lm2face(model, vae).requires_grad_(True), kept, about, points, read, progress)
+        for path in left:  # what a stopped run left is gone on with
+            with suppress(OSError):  # another run took it, or this one has some already
+                path.rename(work)
+        _adapt(load_lm2face(model, vae).requires_grad_(True), work, about, points, read, progress)
+        os.replace(work / "lm2face.safetensors", kept)
+    for path in (*left, work):
+        shutil.rmtree(path, ignore_errors=True)
     return load_lm2face(kept, vae)
 
 
 def _adapt(
-    net: Lm2Face, kept: Path, about: dict[str, object], points: Array,
+    net: Lm2Face, work: Path, about: dict[str, object], points: Array,
     read: Callable[[list[int]], NDArray[np.uint8]], progress: Progress,
 ) -> None:  # fmt: skip
-    work, steps = kept.with_suffix(""), int(str(about["steps"]))
+    """Train in the folder `work`."""
+    steps = int(str(about["steps"]))
     accelerator = Accelerator(step_scheduler_with_optimizer=False)
     light = net.config.light
     perceptual = autoencoder_perceptual(load_autoencoder()) if light else _vgg19()
@@ -102,14 +114,12 @@ def _adapt(
     chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), _MOST_FRAMES)).astype(int)).tolist()
     faces = RefFaces(net, points[chosen], read(chosen), accelerator.device)
     data, samples = (FacePairs([faces], net.config, n, seed=0, augment=False) for n in (steps * _BATCH, _BATCH))
-    data.items = data.items[: steps * _BATCH]  # an epoch is the whole training; of long clips it would be longer
+    data.show(steps * _BATCH)  # an epoch is the whole training; of long clips it would be longer
     task = face_task(
         accelerator, net, perceptual.to(accelerator.device), weights, data, samples, _SCHEDULE.learning_rate, about, {}
     )
     task.workers = 0  # everything is in memory; a worker process would take a core
     fit(task, _SCHEDULE, work, accelerator, lambda done, total, _: progress(done, total, "adapting to the ref"))
-    os.replace(work / "lm2face.safetensors", kept)
-    shutil.rmtree(work)
 
 
 def _vgg19() -> PerceptualLoss:

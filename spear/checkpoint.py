@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from safetensors.torch import save_file
 
 from spear.errors import SpearError
 from spear.files import require_room, whole
+from spear.temporary import temporary_folder
+from spear.version import __version__
 
 FORMAT = 1
 _KEY = "spear"
@@ -27,10 +30,12 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, 
     about = json.loads(json.dumps({**about, "format": FORMAT}))  # as it will be read: JSON has no tuples
     about["sha256"] = _digests(tensors, about)[1]
     require_room(Path(path), sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
-    with whole(path) as temporary:
-        # safetensors does not keep the order of several keys, so equal content would give different bytes
+    # safetensors writes to a temporary file of its own, whose name tells nobody whether its process is dead
+    with whole(path) as temporary, temporary_folder(temporary.parent) as folder:
+        # it does not keep the order of several keys either, so equal content would give different bytes
         try:
-            save_file(tensors, temporary, metadata={_KEY: json.dumps(about, sort_keys=True)})
+            save_file(tensors, folder / temporary.name, metadata={_KEY: json.dumps(about, sort_keys=True)})
+            os.replace(folder / temporary.name, temporary)
         except SafetensorError as error:
             raise SpearError(f"cannot write {path}: {error}; free disk space or choose another folder") from error
 
@@ -39,15 +44,29 @@ def read_about(path: Path) -> dict[str, Any]:
     """What a tensor file says about itself, without reading its tensors. Raises SpearError where it says nothing."""
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            metadata = file.metadata() or {}
     except FileNotFoundError as error:
         raise SpearError(f"{path} does not exist") from error
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+    except (OSError, SafetensorError) as error:
+        raise SpearError(f"{path} is not a readable safetensors file ({error}); make it again") from error
+    return about_of(path, metadata)
+
+
+def about_of(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """What the metadata of a tensor file say about it. Raises SpearError where they are not of this version."""
+    said = metadata.get(_KEY, "null")
+    try:
+        about = json.loads(said)
+    except (ValueError, RecursionError) as error:
         raise SpearError(f"{path} is not a readable safetensors file ({error}); make it again") from error
     if not isinstance(about, dict):
         raise SpearError(f"{path} was not written by spear; give a file that a spear command made")
-    if about.get("format") != FORMAT:
-        raise SpearError(f"{path} has format {about.get('format')}, this spear reads format {FORMAT}; make it again")
+    if (found := about.get("format")) != FORMAT:
+        later = isinstance(found, int) and found > FORMAT
+        then = "install the spear that wrote it, or make it again" if later else "make it again"
+        raise SpearError(f"{path} has format {found}, this spear {__version__} reads format {FORMAT}; {then}")
+    if json.dumps(about, sort_keys=True) != said:  # a bit that changes no value is one that no checksum sees
+        raise _damaged(path)
     return about
 
 
@@ -55,11 +74,19 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and what is known about them. Raises SpearError where the checksum does not match."""
     about = read_about(path)
     with safe_open(path, framework="pt") as file:
-        said = file.metadata()[_KEY]
         tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    if about.get("sha256") not in _digests(tensors, about) or json.dumps(about, sort_keys=True) != said:
-        raise SpearError(f"{path} is damaged: its checksum does not match; make it again or restore a copy")
-    return tensors, about
+    return checked(path, tensors, about), about
+
+
+def checked(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors. Raises SpearError where their checksum is not the one that the file tells."""
+    if about.get("sha256") not in _digests(tensors, about):
+        raise _damaged(path)
+    return tensors
+
+
+def _damaged(path: Path) -> SpearError:
+    return SpearError(f"{path} is damaged: its checksum does not match; make it again or restore a copy")
 
 
 def save_checkpoint(

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 
-from spear.checkpoint import read_about, read_tensors, save_tensors
+from spear.checkpoint import save_tensors
 from spear.errors import SpearError
 from spear.files import read_json, sha256_of, write_json
 from spear.points import N_POINTS
+from spear.storage import InFolder, Storage, Window, index_forgotten, require_finite
 
 FPS = 25
 SAMPLE_RATE = 16_000
@@ -60,6 +60,8 @@ class ClipInfo:
     """What a person should know of this clip, with frame numbers: see spear.remarks."""
     files_sha256: dict[str, str] = field(default_factory=dict)
     """Of face.mp4 and audio.wav; empty in clips of older versions. clip.json also holds its own."""
+    sound: dict[str, Any] | None = None
+    """sha256, size and mtime_ns of the file beside the video that the sound is from; None where it is the video's."""
     fps: int = FPS
     format: int = FORMAT
 
@@ -81,11 +83,30 @@ def _check_types(info: ClipInfo) -> None:
         raise TypeError(f"{info.frames} frames")
 
 
-class Clip:
-    """One utterance on disk: clips/<id>/ with clip.json, face.mp4, audio.wav and what later stages add."""
+@dataclass(frozen=True)
+class Facts:
+    """What of a clip must be known before it is read: an index of all clips has it in columns. speeds: by encoder, how
+    many times faster each changed copy of the speech is; None where no index told them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+    frames: int
+    speaker: str
+    split: str
+    has_audio: bool
+    av_offset: int
+    fingerprint: str
+    speeds: dict[str, list[float]] | None = None
+
+
+class Clip:
+    """One utterance on disk: clips/<id>/ with clip.json, face.mp4, audio.wav and what later stages add.
+
+    storage: how its files are reached where they are not in the folder. facts: where an index has told them.
+    """
+
+    def __init__(self, folder: Path, storage: Storage | None = None, facts: Facts | None = None) -> None:
+        self.folder, self.storage = Path(folder), storage or InFolder()
+        if facts is not None:
+            self.__dict__["facts"] = facts
 
     def __repr__(self) -> str:
         return f"Clip({self.folder})"
@@ -149,11 +170,17 @@ class Clip:
             raise SpearError(f"{self.info_path} is damaged ({error}); run `spear preprocess` again") from error
 
     @cached_property
+    def facts(self) -> Facts:
+        """From clip.json, unless an index has told them. Raises SpearError as `info` does."""
+        info = self.brief()
+        known = [info.source_sha256, info.frames, info.settings, *([info.sound["sha256"]] if info.sound else [])]
+        fingerprint = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+        return Facts(info.frames, info.speaker, info.split, info.has_audio, info.av_offset, fingerprint)
+
+    @property
     def fingerprint(self) -> str:
         """Changes when the clip was preprocessed anew from other input or with other settings."""
-        info = self.brief()
-        known = [info.source_sha256, info.frames, info.settings]
-        return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+        return self.facts.fingerprint
 
     def write_info(self, info: ClipInfo) -> None:
         """Write clip.json, after face.mp4 and audio.wav: it says that all is there. Their checksums are added if they
@@ -162,16 +189,17 @@ class Clip:
             there = [path for path in (self.face_path, self.audio_path) if path.exists()]
             info = replace(info, files_sha256={path.name: sha256_of(path) for path in there})
         value = asdict(info)
-        write_json(self.info_path, {**value, "sha256": info_digest(value)})
+        with index_forgotten(self.folder.parent):
+            write_json(self.info_path, {**value, "sha256": info_digest(value)})
         self.__dict__.pop("info", None)
-        self.__dict__.pop("fingerprint", None)
+        self.__dict__.pop("facts", None)
 
     def fits(self, path: Path, settings: dict[str, Any]) -> bool:
         """Whether a derived file exists, was made from this clip as it stands, and with these settings."""
-        if not path.exists():
+        if not self.storage.exists(path):
             return False
         try:
-            about = read_about(path)
+            about = self.storage.about(path)
         except SpearError:
             return False  # damaged: the stage makes it again
         return bool(about.get("clip") == self.fingerprint and about.get("settings") == settings)
@@ -181,15 +209,16 @@ class Clip:
     ) -> None:
         """points: (F, 131, 2) float32 in crop px; confidence: (F,) in 0..1, 0 where the face was not found."""
         tensors = {"points": torch.from_numpy(points), "confidence": torch.from_numpy(confidence)}
-        save_tensors(self.landmarks_path, tensors, {"clip": self.fingerprint, "settings": settings})
+        self._write(self.landmarks_path, tensors, {"settings": settings})
 
     def landmarks(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """points (F, 131, 2) in crop px and confidence (F,). Raises SpearError where they are absent or stale."""
         self.require_landmarks()
-        tensors, _ = read_tensors(self.landmarks_path)
+        tensors = self.storage.tensors(self.landmarks_path)
         points, confidence = tensors["points"].numpy(), tensors["confidence"].numpy()
-        if points.shape != (self.info.frames, N_POINTS, 2):
+        if points.shape != (self.facts.frames, N_POINTS, 2):
             raise SpearError(f"{self.landmarks_path} has shape {points.shape}; run `spear landmarks` again")
+        require_finite(self.landmarks_path, tensors["points"])
         return points, confidence
 
     def write_features(
@@ -202,16 +231,18 @@ class Clip:
     ) -> None:
         """features: (F, L, W) of one audio encoder at 25 fps; stored as float16. changed: the same of changed
         copies of the speech, and how many times faster each is; silence: of a moment in which nobody speaks."""
-        about = {"clip": self.fingerprint, "settings": settings, "encoder": encoder, "speeds": [s for _, s in changed]}
+        about = {"settings": settings, "encoder": encoder, "speeds": [s for _, s in changed]}
         tensors = {"features": features, **{f"changed{i}": copy for i, (copy, _) in enumerate(changed)}}
         if silence is not None:
             tensors["silence"] = silence
         tensors = {name: value.to(torch.float16) for name, value in tensors.items()}
-        save_tensors(self.features_path(encoder), tensors, about)
+        self._write(self.features_path(encoder), tensors, about)
 
     def speeds(self, encoder: str) -> list[float]:
         """How many times faster each changed copy of the speech is; none where the features were made without."""
-        return [float(speed) for speed in read_about(self.features_path(encoder)).get("speeds", [])]
+        if (known := self.facts.speeds) is not None:
+            return known[encoder]
+        return [float(speed) for speed in self.storage.about(self.features_path(encoder)).get("speeds", [])]
 
     def features(self, encoder: str, start: int = 0, stop: int | None = None, name: str = "features") -> torch.Tensor:
         """Frames start..stop of the features, (F, L, W) float32; only that window is read from disk.
@@ -219,9 +250,9 @@ class Clip:
         name: or of a changed copy, `changed0`, `changed1` ..., or `silence`. The caller has checked with
         require_features that they are there and fit.
         """
-        with safe_open(self.features_path(encoder), framework="pt") as file:
-            part = file.get_slice(name)
-            return part[start : part.get_shape()[0] if stop is None else stop].float()
+        part = self._window(self.features_path(encoder), _features_command(encoder)).rows(name, start, stop)
+        require_finite(self.features_path(encoder), part, start, "" if name == "features" else f" of {name}")
+        return part
 
     def speech(self, encoder: str, start: int = 0, stop: int | None = None, align: bool = True) -> torch.Tensor:
         """What is heard while video frames start..stop are seen, (stop - start, L, W) float32; only that is read.
@@ -229,23 +260,22 @@ class Clip:
         align: frame f has the features of row f + av_offset, so that late or early sound meets its pictures. The first
         and the last row are held beyond the edges. The caller has checked with require_features.
         """
-        shift = self.info.av_offset if align else 0
-        rows = torch.arange(start, self.info.frames if stop is None else stop) + shift
-        rows = rows.clamp(0, self.info.frames - 1)
+        shift = self.facts.av_offset if align else 0
+        rows = torch.arange(start, self.facts.frames if stop is None else stop) + shift
+        rows = rows.clamp(0, self.facts.frames - 1)
         first = int(rows[0])
         return self.features(encoder, first, int(rows[-1]) + 1)[rows - first]
 
     def write_latents(self, latents: dict[str, torch.Tensor], settings: dict[str, Any]) -> None:
         """Latents of every frame by name, (F, C, h, w) each, stored as float16."""
         tensors = {name: value.to(torch.float16) for name, value in latents.items()}
-        save_tensors(self.latents_path, tensors, {"clip": self.fingerprint, "settings": settings})
+        self._write(self.latents_path, tensors, {"settings": settings})
 
     def latents(self, frames: list[int]) -> dict[str, torch.Tensor]:
         """Latents of these frames by name, (N, C, h, w) float32 each; only they are read from disk. The caller has
         checked with `fits` that they are there."""
-        with safe_open(self.latents_path, framework="pt") as file:
-            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            return {name: torch.stack([part[i].float() for i in frames]) for name, part in parts.items()}
+        file = self._window(self.latents_path, "spear train-lm2face --cache-latents")
+        return {name: torch.cat([file.rows(name, i, i + 1) for i in frames]) for name in file.names}
 
     def require_landmarks(self) -> None:
         """Raises SpearError where the landmarks are absent or were made from an older clip."""
@@ -254,15 +284,29 @@ class Clip:
     def require_features(self, encoder: str) -> dict[str, Any]:
         """The settings that the features were made with. Raises SpearError where they are absent or stale."""
         path = self.features_path(encoder)
-        return dict(self._require(path, f"spear extract-audio-features --encoder {encoder}")["settings"])
+        return dict(self._require(path, _features_command(encoder))["settings"])
 
     def _require(self, path: Path, command: str) -> dict[str, Any]:
-        if not path.exists():
+        return self._window(path, command).about
+
+    def _window(self, path: Path, command: str) -> Window:
+        """A tensor file of this clip as it stands. Raises SpearError, naming the command that makes it."""
+        if not self.storage.exists(path):
             raise SpearError(f"no {path.name} in {self.folder}; run `{command}` first")
-        about = read_about(path)
-        if about.get("clip") != self.fingerprint:
+        window = self.storage.window(path)
+        if window.about.get("clip") != self.fingerprint:
             raise SpearError(f"{path} was made before the clip was preprocessed anew; run `{command}` again")
-        return about
+        return window
+
+    def _write(self, path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
+        if not isinstance(self.storage, InFolder):
+            raise SpearError(f"cannot write {path}: it is packed; do it in the folder it came from, then pack again")
+        with index_forgotten(self.folder.parent):
+            save_tensors(path, tensors, {"clip": self.fingerprint, **about})
+
+
+def _features_command(encoder: str) -> str:
+    return f"spear extract-audio-features --encoder {encoder}"
 
 
 def _without_crop(text: bytes) -> bytes:

@@ -7,6 +7,7 @@ on the pose's owner; one that reads the old mouth from the pose opens with the p
 from __future__ import annotations
 
 import wave
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +35,7 @@ class Controls:
     notes: list[str] = field(default_factory=list)
 
 
-def controls(net: A2LM, clips: list[Clip], most: int | None = None) -> Controls:
+def controls(net: A2LM, clips: Sequence[Clip], most: int | None = None) -> Controls:
     """Swap and wrong audio over pairs of clips; at most `most` of the pairs, evenly spread.
 
     swap_r_audio, swap_r_pose: Pearson r of the predicted lip opening with that of the audio's and of the pose's owner;
@@ -56,7 +57,7 @@ def controls(net: A2LM, clips: list[Clip], most: int | None = None) -> Controls:
     return Controls(_totals(rows) if rows else {}, rows, notes)
 
 
-def pair_up(clips: list[Clip]) -> list[tuple[Clip, Clip]]:
+def pair_up(clips: Sequence[Clip]) -> list[tuple[Clip, Clip]]:
     """Each clip, by id, and the one half the list further on, or the next after that with another sound."""
     clips = sorted(clips, key=lambda clip: clip.id)
     pairs = []
@@ -73,7 +74,8 @@ def same_sound(one: Clip, other: Clip) -> bool:
     """Whether two clips sound the same for as long as both last, as a take does that several cameras filmed."""
     if one.audio_path == other.audio_path:
         return True
-    with wave.open(str(one.audio_path)) as first, wave.open(str(other.audio_path)) as second:
+    sounds = [clip.storage.media(clip.audio_path) for clip in (one, other)]
+    with wave.open(sounds[0]) as first, wave.open(sounds[1]) as second:
         while (a := first.readframes(SAMPLE_RATE)) and (b := second.readframes(SAMPLE_RATE)):
             both = min(len(a), len(b))
             if a[:both] != b[:both]:
@@ -83,7 +85,7 @@ def same_sound(one: Clip, other: Clip) -> bool:
 
 def _pair_row(net: A2LM, audio: Clip, pose: Clip) -> dict[str, Any] | None:
     """One pair's controls over the frames that both have; None where too few of them have both faces."""
-    frames = min(audio.info.frames, pose.info.frames)
+    frames = min(audio.facts.frames, pose.facts.frames)
     (heard, heard_found), (seen, seen_found) = audio.landmarks(), pose.landmarks()
     known = (heard_found[:frames] > 0) & (seen_found[:frames] > 0)
     if known.sum() < LEAST_FRAMES:

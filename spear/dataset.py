@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,16 +55,52 @@ def usable_clips(clips: list[Clip], report: Report, encoder: str | None = None) 
     return kept
 
 
-def data_digest(clips: list[Clip]) -> str:
+def data_digest(clips: Sequence[Clip]) -> str:
     """Tells whether a training is resumed on the data that it began with."""
-    lines = [f"{clip.id} {clip.fingerprint} {clip.info.av_offset}" for clip in clips]
+    lines = [f"{clip.id} {clip.fingerprint} {clip.facts.av_offset}" for clip in clips]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-@lru_cache(maxsize=1024)
+class Turns:
+    """Counted one after the other, item 0 so often, then item 1 ...; eight bytes an item."""
+
+    def __init__(self, counts: Sequence[int]) -> None:
+        self._ends = np.cumsum(np.asarray(counts, np.int64))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        """Which item, and which of its turns."""
+        item = int(np.searchsorted(self._ends, index, side="right"))
+        return item, index - (int(self._ends[item - 1]) if item else 0)
+
+
+class _Recent:
+    """What was computed last for clips, up to so many bytes of arrays."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._bytes = most, 0
+        self._kept: dict[Any, tuple[Array, ...]] = {}
+
+    def __call__(self, key: Any, compute: Callable[[], tuple[Array, ...]]) -> tuple[Array, ...]:
+        value = self._kept.pop(key, None)
+        if value is None:
+            value = compute()
+            self._bytes += sum(array.nbytes for array in value)
+        self._kept[key] = value  # the last one is the newest
+        while self._bytes > self._most and len(self._kept) > 1:
+            self._bytes -= sum(array.nbytes for array in self._kept.pop(next(iter(self._kept))))
+        return value
+
+
+_POINTS, _TRACKS = _Recent(64 << 20), _Recent(128 << 20)
+"""Of about 600 and 450 clips of four seconds."""
+
+
 def cached_points(clip: Clip) -> Array:
     """The clip's points (F, 131, 2), kept for the clips used last."""
-    return clip.landmarks()[0]
+    return _POINTS(clip, lambda: (clip.landmarks()[0],))[0]
 
 
 def spread_at_random(points: Array, count: int, random: np.random.Generator, skew: float = 1.0) -> list[int]:
@@ -78,11 +114,10 @@ def spread_at_random(points: Array, count: int, random: np.random.Generator, ske
     return [int(order[min(p, len(order) - 1)]) for p in picks]
 
 
-@lru_cache(maxsize=1024)
-def cached_track(clip: Clip, pose: str) -> tuple[Array, Array, Array]:
+def cached_track(clip: Clip, pose: str) -> tuple[Array, ...]:
     """The clip's points (F, 131, 2), its pose input and its head's motion (F, 74, 2), kept for the clips used last."""
     points = cached_points(clip)
-    return points, pose_input(points, pose), head_motion(points)
+    return _TRACKS((clip, pose), lambda: (points, pose_input(points, pose), head_motion(points)))
 
 
 class SpeechWindows(Dataset[dict[str, Tensor]]):
@@ -93,18 +128,17 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
     would do as well as the last, but its masks would hang on how many processes there are.
     """
 
-    def __init__(self, clips: list[Clip], config: A2LMConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
-        self.items = [(clip, part) for clip in clips for part in range(max(1, clip.info.frames // config.window))]
-        self._speeds = {clip.id: clip.speeds(config.encoder) if config.light else [] for clip in clips}
-
-    @property
-    def copies(self) -> int:
+    def __init__(self, clips: Sequence[Clip], config: A2LMConfig, seed: int) -> None:
+        self.config, self.seed, self._clips = config, seed, clips
+        self._parts = Turns([max(1, clip.facts.frames // config.window) for clip in clips])
+        self.copies = sum(len(self._speeds(clip)) for clip in clips)
         """How many changed copies of speech there are."""
-        return sum(map(len, self._speeds.values()))
+
+    def _speeds(self, clip: Clip) -> list[float]:
+        return clip.speeds(self.config.encoder) if self.config.light else []
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self._parts)
 
     def __getitem__(self, place: Any) -> dict[str, Tensor]:
         """(epoch, index) -> features (T, L, W), pose and head (T, 74, 2), references (R, 131, 2), truth (T, 57, 2),
@@ -112,7 +146,8 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
         is held at its last frame."""
         epoch, index = place
         random = np.random.default_rng([self.seed, epoch, index])
-        clip, part = self.items[index]
+        number, part = self._parts[index]
+        clip = self._clips[number]
         points, pose, head = cached_track(clip, self.config.pose)
         features, at, real = self._heard(clip, part, random)
         skew = math.exp(random.normal(0, _SKEW)) if self.config.light else 1.0
@@ -121,7 +156,7 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
             chosen = [chosen[int(random.integers(len(chosen)))]] * len(chosen)
         references = points[chosen]
         truth = _at(points[:, LOWER], at)
-        if self._speeds[clip.id] and random.random() < _SILENT:
+        if self._speeds(clip) and random.random() < _SILENT:
             features, truth = self._silence(clip), _closed(_at(head, at), references)
         heard = np.ones((len(at), *features.shape[1:]), bool)
         pose = _at(pose, at)
@@ -146,10 +181,10 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
     ) -> tuple[Tensor, NDArray[np.float64], NDArray[np.bool_]]:
         """A window (T, L, W) of the features near this part of the clip, where on its video track each row stands, (T,)
         frames and parts of frames, and which rows exist (T,)."""
-        speeds, window, total = self._speeds[clip.id], self.config.window, clip.info.frames
+        speeds, window, total = self._speeds(clip), self.config.window, clip.facts.frames
         changed = int(random.integers(len(speeds))) if speeds and random.random() < 0.5 else None
         speed = 1.0 if changed is None else speeds[changed]
-        late = clip.info.av_offset if self.config.av_align else 0
+        late = clip.facts.av_offset if self.config.av_align else 0
         # row j is heard while frame (j + 1/2) speed - 1/2 - late is seen; rows without a picture are left out
         end = max(1, int(total / speed))
         first = min(max(0, math.ceil((late + 0.5) / speed - 0.5)), end - 1)

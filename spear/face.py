@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, NamedTuple
 
 import cv2
@@ -41,6 +42,10 @@ _MOST_MISSING = 0.5
 
 _NATIVE = threading.RLock()
 """Held by the thread that is in MediaPipe: two at once, even with a mesh each, crash or get other points."""
+
+_NOT_WANTED = ("sounddevice", "matplotlib.pyplot")
+"""What MediaPipe imports beside its face mesh: half a second, a C compiler that looks for a sound card's library and
+leaves files in /tmp where it is killed, and a cache of all fonts."""
 
 Frame = NDArray[np.uint8]
 
@@ -112,7 +117,8 @@ class FaceTracker:
 def _face_mesh(**options: Any) -> Iterator[Any]:
     os.environ.setdefault("GLOG_minloglevel", "3")  # read when mediapipe's library is loaded
     with silent_stderr():  # its C++ side greets on stderr whatever the log level
-        from mediapipe.python.solutions.face_mesh import FaceMesh
+        with _without(*_NOT_WANTED):
+            from mediapipe.python.solutions.face_mesh import FaceMesh
 
         mesh = FaceMesh(refine_landmarks=True, **options)
         mesh.process(np.zeros((64, 64, 3), np.uint8))
@@ -120,6 +126,18 @@ def _face_mesh(**options: Any) -> Iterator[Any]:
         yield mesh
     finally:
         mesh.close()
+
+
+@contextlib.contextmanager
+def _without(*names: str) -> Iterator[None]:
+    """Give empty modules to whoever imports these, unless they are there already."""
+    stand_ins = {name: ModuleType(name) for name in names if name not in sys.modules}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            sys.modules.pop(name, None)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spear.clip import CROP, Clip
-from spear.dataset import cached_points, spread_at_random
+from spear.dataset import Turns, cached_points, spread_at_random
 from spear.errors import SpearError
 from spear.nets.lm2face import Lm2FaceConfig, blend_mask, image_tensor, sketch_tensor
 from spear.points import OUTER_LIPS, Array, nearest_mouths
@@ -48,7 +48,7 @@ class ClipFaces:
 
     def __init__(self, clip: Clip, kept: bool = False) -> None:
         self.clip, self.kept = clip, kept
-        self.speaker, self.frames = clip.info.speaker, clip.info.frames
+        self.speaker, self.frames = clip.facts.speaker, clip.facts.frames
 
     def points(self) -> Array:
         """(F, 131, 2) crop px."""
@@ -63,6 +63,19 @@ class ClipFaces:
         return self.clip.latents(frames) if self.kept else {}
 
 
+class FacesOfClips(Sequence[Faces]):
+    """The same of many clips, each made when it is asked for."""
+
+    def __init__(self, clips: Sequence[Clip], kept: bool = False) -> None:
+        self._clips, self._kept = clips, kept
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, number: Any) -> Any:
+        return ClipFaces(self._clips[number], self._kept)
+
+
 class FacePairs(Dataset[dict[str, Tensor]]):
     """A target frame and references of the same person (section 3.2): `per_clip` random frames of each, more of long
     ones, make an epoch. augment: change colours, mirror, and move references a little; latents that are kept would not
@@ -71,19 +84,27 @@ class FacePairs(Dataset[dict[str, Tensor]]):
     def __init__(
         self, faces: Sequence[Faces], config: Lm2FaceConfig, per_clip: int, seed: int, augment: bool = True
     ) -> None:
-        self.config, self.seed, self.augment = config, seed, augment
+        self.config, self.seed, self.augment, self._faces = config, seed, augment, faces
         counts = _balanced([(f.speaker, max(per_clip, per_clip * f.frames // _USUAL_FRAMES)) for f in faces])
-        self.items = [f for f, count in zip(faces, counts, strict=True) for _ in range(count)]
+        self._turns = Turns(counts)
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self._turns)
+
+    def show(self, most: int) -> None:
+        """Make an epoch so long, and no longer; the one person that all is of is shown as often."""
+        self._turns = Turns([most])
+
+    def person(self, index: int) -> Faces:
+        """Whose frames a sample is of."""
+        return self._faces[self._turns[index][0]]
 
     def __getitem__(self, place: Any) -> dict[str, Tensor]:
         """(epoch, index) -> target (3, 256, 256) in -1..1, points (131, 2), sketch, mask, mouth (1, 256, 256) in 0..1;
         ref_images, ref_points, ref_sketches, ref_nearness with R in front; and latents where they are kept."""
         epoch, index = place
         random = np.random.default_rng([self.seed, epoch, index])
-        person = self.items[index]
+        person = self.person(index)
         points = person.points()
         target = int(random.integers(len(points)))
         references, nearness = reference_frames(points, self.config, random, target)
@@ -133,10 +154,15 @@ def read_faces(clip: Clip, frames: list[int]) -> NDArray[np.uint8]:
     """Crops of the given frames, (N, 256, 256, 3) uint8 RGB, without decoding the rest of the clip."""
     import decord
 
-    reader = decord.VideoReader(str(clip.face_path), num_threads=1)
-    if len(reader) != clip.info.frames:
+    try:
+        reader = decord.VideoReader(clip.storage.media(clip.face_path), num_threads=1)
+    except (RuntimeError, decord.DECORDError) as error:
         raise SpearError(
-            f"{clip.face_path} has {len(reader)} frames, clip.json says {clip.info.frames}; "
+            f"{clip.face_path} cannot be decoded; delete the folder and run `spear preprocess` again"
+        ) from error
+    if len(reader) != clip.facts.frames:
+        raise SpearError(
+            f"{clip.face_path} has {len(reader)} frames, clip.json says {clip.facts.frames}; "
             "delete the folder and run `spear preprocess` again"
         )
     return reader.get_batch(frames).asnumpy()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from spear.checkpoint import read_about
 from spear.clip import Clip
 from spear.face_pairs import read_faces
 from spear.nets.lm2face import Lm2Face, image_tensor, sketch_tensor
@@ -16,7 +16,7 @@ from spear.progress import Progress
 _AT_ONCE = 16
 
 
-def keep_latents(clips: list[Clip], net: Lm2Face, device: torch.device, progress: Progress) -> None:
+def keep_latents(clips: Sequence[Clip], net: Lm2Face, device: torch.device, progress: Progress) -> None:
     """Encode the clips that have no latents of this autoencoder yet; equation 1's four inputs but for the references,
     which are frames of the same clip. Picture and masked picture, and for the paper's net the sketch."""
     missing = [(clip, s) for clip in clips if not clip.fits(clip.latents_path, s := _settings(net, clip))]
@@ -30,7 +30,7 @@ def keep_latents(clips: list[Clip], net: Lm2Face, device: torch.device, progress
 def _settings(net: Lm2Face, clip: Clip) -> dict[str, Any]:
     settings = {"vae": net.config.vae, "light": net.config.light}
     if not net.config.light:  # its sketches are encoded, too, and are of these landmarks
-        settings["landmarks"] = read_about(clip.landmarks_path)["sha256"]
+        settings["landmarks"] = clip.storage.about(clip.landmarks_path)["sha256"]
     return settings
 
 

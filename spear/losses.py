@@ -46,8 +46,13 @@ def _length(off: Tensor) -> Tensor:
 
 
 def masked_mse(pred: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error where mask (B, 1, H, W) in 0..1 is set; pred, truth: (B, 3, H, W)."""
-    return ((pred - truth).square() * mask).sum() / (mask.sum() * pred.shape[1]).clamp_min(1.0)
+    """Mean squared error where mask (B, 1, H, W) in 0..1 is set: of each sample of pred and truth
+    (B, C, H, W), then their mean.
+
+    A mean over all that the masks of a batch show would hang on which samples share a batch or a process.
+    """
+    squared, shown = ((pred - truth).square() * mask).sum((1, 2, 3)), mask.sum((1, 2, 3)) * pred.shape[1]
+    return (squared / shown.clamp_min(1.0)).mean()
 
 
 def critic_loss(real: Tensor, fake: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 from spear.errors import SpearError
+
+_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,15 @@ def in_shard(identity: str, index: int, count: int) -> bool:
 
 
 def choose_shard(asked: str | None, environment: Mapping[str, str] = os.environ) -> Shard:
-    """`i/n` with i from 1 to n; where nothing is asked for, this task's part of a Slurm array, or all.
+    """`i/n` with i from 1 to n; where nothing is asked for, this task's part of a Slurm array, this process's part of
+    what torchrun or `accelerate launch` started, or all.
 
     Raises SpearError for what is no such part.
     """
     if asked is None:
-        return _of_slurm(environment)
+        task = _of_slurm(environment)
+        rank, ranks = (int(environment.get(name, number)) for name, number in (("RANK", "0"), ("WORLD_SIZE", "1")))
+        return Shard(task.index * ranks + rank, task.count * ranks)
     match = re.fullmatch(r"(\d+)/(\d+)", asked)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise SpearError(f"--shard {asked} is not i/n with i from 1 to n; give 1/4 for the first of four parts")
@@ -54,3 +59,17 @@ def _of_slurm(environment: Mapping[str, str]) -> Shard:
         row = f"{count} in a row; start the array with --array 0-{int(count) - 1}, or give --shard"
         raise SpearError(f"task {number} of the Slurm array is none of {row}")
     return Shard(index, int(count))
+
+
+def own_part(asked: str | None, environment: MutableMapping[str, str] = os.environ) -> Shard:
+    """The same, for a process that then works on its part alone: it has its own GPU, and waits for no other process.
+
+    Accelerate would gather all processes first, and wait for ever for one that has nothing to do.
+    """
+    shard = choose_shard(asked, environment)
+    local = environment.pop("LOCAL_RANK", None)
+    environment.pop("WORLD_SIZE", None)
+    if local is not None:
+        seen = [name for name in environment.get(_GPUS, "").split(",") if name]
+        environment[_GPUS] = seen[int(local) % len(seen)] if seen else local
+    return shard

@@ -22,12 +22,12 @@ from pathlib import Path
 _PREFIX = ".spear-"
 _OWNED = re.compile(r"([0-9a-f]{8})-(\d+)-(\d+)")
 _DAY = 86_400
-"""Seconds after which what another machine has not touched is taken for dead: its processes cannot be seen from here."""
+"""Seconds after which what another machine has not touched is taken for dead: its processes cannot be seen here."""
 
 
 @contextmanager
 def temporary_file(folder: Path, suffix: str = "") -> Iterator[Path]:
-    """Yield an empty file in a folder, readable by its owner alone; what was not moved then vanishes. Raises OSError."""
+    """Yield an empty file in a folder, for its owner alone; what was not moved then vanishes. Raises OSError."""
     _remove_left_once(os.path.abspath(folder), os.getpid())
     handle, name = tempfile.mkstemp(prefix=f"{_PREFIX}{this_process()}-", suffix=suffix, dir=folder)
     os.close(handle)
@@ -53,9 +53,12 @@ def this_process() -> str:
 def is_left(owner: str, path: Path) -> bool:
     """Whether the process that has this name is dead, as far as can be known. path: what it was writing."""
     machine, pid, start = owner.split("-")
-    if machine != _machine():
+    if machine == _machine():
+        return not _lives(int(pid), int(start))
+    try:
         return time.time() - path.stat().st_mtime > _DAY
-    return not _lives(int(pid), int(start))
+    except FileNotFoundError:
+        return False
 
 
 @lru_cache(maxsize=64)
@@ -105,7 +108,7 @@ def _lives(pid: int, start: int) -> bool:
 
 
 def _state(pid: int) -> tuple[str, int] | None:
-    """State (Z: dead, not yet waited for) and start, in ticks since boot, of a process; None where it cannot be read."""
+    """State (Z: dead, not yet waited for) and start, in ticks since boot, of a process; None where that is not told."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:

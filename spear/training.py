@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
+import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
+from torch import nn
 
+from spear.average import WeightAverage
+from spear.clip_index import ClipRows, indexed_clips
 from spear.errors import SpearError
 from spear.progress import Progress
-from spear.training_loader import Batches, TrainingSet
+from spear.training_loader import Batches
+from spear.training_signals import Signals, Stopped
 from spear.training_state import NoLog, Place, Sheet, TrainingLog, TrainingState, training_log
+from spear.training_task import Part, Schedule, Task, Trained
 
 AUTOSAVE_SECONDS = 120.0
 
@@ -33,104 +37,43 @@ class InterruptedTraining(SpearError):
         self.code = code
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast (section 4.3: Adam, ExponentialLR). max_minutes: over all resumes.
-
-    final_rate: what is left of the learning rate at the end; it falls exponentially with the epochs, or with the time
-    where that ends the run.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    final_rate: float
-    validate_every: int
-    """Steps between validations."""
-    seed: int = 0
-    max_minutes: float | None = None
-
-
-@dataclass
-class Task:
-    """What one stage trains; the parts are passed in, the loop knows nothing of nets."""
-
-    name: str
-    modules: dict[str, nn.Module]
-    """All trained nets; the first one is averaged over time (EMA) for validation and export."""
-    optimisers: dict[str, torch.optim.Optimizer]
-    data: TrainingSet
-    step: Callable[[Any, float], dict[str, Tensor]]
-    """One optimisation step on a batch, with the share of the training that is done in 0..1; returns what to log."""
-    validate: Callable[[Callable[[Sheet], None]], dict[str, float]]
-    """Figures of the averaged net; `score` decides which is best, lower is better. It is given what shows samples."""
-    export: Callable[[Path, dict[str, Any]], None]
-    """Write the averaged net as a checkpoint."""
-    settings: dict[str, Any]
-    """What must be the same for a run to be resumed."""
-    workers: int = 1
-
-
-@dataclass
-class Trained:
-    """How a training ended: the figures of its best validation, and how fast this run of it was."""
-
-    figures: dict[str, float]
-    steps: int = 0
-    """Of this run; 0 where there was nothing left to do."""
-    seconds: float = 0.0
-    waited: float = 0.0
-    """Seconds spent on waiting for the data loader, its start left out."""
-
-    @property
-    def steps_per_second(self) -> float:
-        return self.steps / max(self.seconds, 1e-9)
-
-    @property
-    def busy(self) -> float:
-        """The share of the time in which the trainer did not wait for data, 0..1."""
-        return 1 - self.waited / max(self.seconds, 1e-9)
-
-
 def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, progress: Progress) -> Trained:
     """Train until the epochs or the minutes are over; the same command goes on where a stopped run was.
 
     Writes models/<name>.safetensors (best), <name>.last.safetensors, <name>.log.jsonl, <name>.state/, samples where the
-    task shows some, and a TensorBoard log in models/tensorboard/<name>. Raises SpearError for a loss that is not finite
-    and for a state of other settings, InterruptedTraining after a signal.
+    task shows some, and a TensorBoard log in models/tensorboard/<name>. The weights do not depend on how many processes
+    share the batches, but for the order of sums. Raises SpearError for losses or weights that are not finite and for a
+    state of other settings, InterruptedTraining after a signal.
     """
     settings = {**task.settings, "batch_size": schedule.batch_size, "seed": schedule.seed}
-    average = EMAModel(_averaged(task).parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
+    average = WeightAverage(_averaged(task).parameters())
     path = models / f"{task.name}.state" / "state.safetensors"
     state = TrainingState(path, settings, task.modules, task.optimisers, average)
     state.resume()
-    run, place = _Run(task, schedule, models, accelerator, state), state.place
-    if run.is_over():
-        return Trained(place.figures)
-    batches, trained = Batches(task.data, run.batches(), task.workers), Trained(place.figures)
-    began = last_saved = time.monotonic()
-    started = began - place.seconds
-    with _signals() as signals, run.log() as log:
-        for batch in batches:
-            losses = run.step(batch)
-            losses, place.seconds, stop = run.agree(losses, time.monotonic() - started, signals)
-            log.write({"step": place.step, "seconds": round(place.seconds, 2), **losses})
-            progress(*run.shown(), " ".join(f"{name} {value:.4g}" for name, value in losses.items()))
-            over = run.is_over()
-            if over or place.step % schedule.validate_every == 0:
-                run.validate(log)
-            if over or stop or time.monotonic() - last_saved > AUTOSAVE_SECONDS:
-                run.save()
-                last_saved = time.monotonic()
-            if stop:
-                raise InterruptedTraining(
-                    f"stopped after step {place.step}; run the same command again to go on", 128 + stop
-                )
-            trained.steps += 1
-            if over:
-                break
-    trained.figures, trained.seconds, trained.waited = place.figures, time.monotonic() - began, batches.waited
+    run, trained = _Run(task, schedule, models, accelerator, state), Trained(state.place.figures)
+    if run.is_over() and not run.is_due():
+        return trained
+    signals = Signals(alone=accelerator.num_processes == 1)
+    try:
+        with signals.caught(), run.log() as log:
+            run.go(log, signals, progress, trained)
+    except Stopped:
+        raise run.interrupted(signals.number) from None
+    trained.figures = state.place.figures
     return trained
+
+
+def begin_anew(models: Path, name: str) -> None:
+    """Forget an earlier run. Where torchrun starts the processes of a run again, that run is no earlier one."""
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        shutil.rmtree(models / f"{name}.state", ignore_errors=True)
+
+
+def clips_of(accelerator: Accelerator, clips: Path, progress: Progress) -> tuple[ClipRows, ClipRows]:
+    """The train and the val split. One process lists the clips where they are not listed yet; the others wait."""
+    with accelerator.main_process_first():
+        rows = indexed_clips(clips, progress)
+    return rows.of_split("train"), rows.of_split("val")
 
 
 def _averaged(task: Task) -> nn.Module:
@@ -144,16 +87,20 @@ class _Run:
     models: Path
     accelerator: Accelerator
     state: TrainingState
+    in_step: bool = False
+    """Whether nets and optimisers are just being changed."""
 
     def __post_init__(self) -> None:
         if len(self.task.data) == 0:
             raise SpearError(f"nothing to train {self.task.name} on: the train split is empty; preprocess more videos")
         ranks = self.accelerator.num_processes
-        self.batch = min(self.schedule.batch_size, len(self.task.data)) // ranks * ranks
-        if self.batch == 0:
+        size = min(self.schedule.batch_size, len(self.task.data))
+        if size < ranks:
             raise SpearError(f"{self.task.name} has a batch of less than {ranks} samples; start fewer processes")
-        self.steps_per_epoch = len(self.task.data) // self.batch
+        self.part = Part(size, self.accelerator.process_index, ranks)
+        self.steps_per_epoch = len(self.task.data) // size
         self.total = self.schedule.epochs * self.steps_per_epoch
+        self.saved = self.place.step
 
     @property
     def place(self) -> Place:
@@ -169,6 +116,11 @@ class _Run:
     def is_over(self) -> bool:
         return self.share() >= 1
 
+    def is_due(self) -> bool:
+        """Whether the net of this step is to be validated; a run that was stopped before that does it later."""
+        place = self.place
+        return place.step > place.validated and (self.is_over() or place.step % self.schedule.validate_every == 0)
+
     def shown(self) -> tuple[int, int]:
         """Progress in seconds where time is what ends the run, else in steps."""
         if self.schedule.max_minutes is not None and self.place.step / self.total < self.share():
@@ -177,74 +129,128 @@ class _Run:
 
     def batches(self) -> Iterator[list[tuple[int, int]]]:
         """This process's part of every batch from the current step on: a pure function of seed, epoch and position."""
-        rank, ranks, start = self.accelerator.process_index, self.accelerator.num_processes, self.place.step
+        size, start = self.part.size, self.place.step
         for step in range(start, self.total):
             epoch, position = divmod(step, self.steps_per_epoch)
             if position == 0 or step == start:
                 order = np.random.default_rng([self.schedule.seed, epoch]).permutation(len(self.task.data))
-            chosen = order[position * self.batch : (position + 1) * self.batch]
-            yield [(epoch, int(index)) for index in chosen][rank::ranks]
+            chosen = order[position * size : (position + 1) * size]
+            yield [(epoch, int(index)) for index in self.part.of(chosen)]
+
+    def go(self, log: TrainingLog, signals: Signals, progress: Progress, trained: Trained) -> None:
+        """Step after step, from where the state is. Raises Stopped after a signal."""
+        place = self.place
+        began = last_saved = time.monotonic()
+        started = began - place.seconds
+        if self.is_due():
+            with signals.stops_at_once():
+                self.validate(log)
+        batches = Batches(self.task.data, self.batches(), self.task.workers)
+        ahead = iter(batches)
+        while not self.is_over():
+            with signals.stops_at_once():
+                batch = next(ahead)
+            losses = self.step(batch)
+            signals.step_is_done()
+            self.in_step = False
+            losses, place.seconds, stop = self.agree(losses, time.monotonic() - started, signals.number)
+            log.write({"step": place.step, "seconds": round(place.seconds, 2), **losses})
+            progress(*self.shown(), " ".join(f"{name} {value:.4g}" for name, value in losses.items()))
+            if stop:
+                signals.number = stop
+                raise Stopped
+            if self.is_due():
+                with signals.stops_at_once():
+                    self.validate(log)
+            trained.steps += 1
+            if time.monotonic() - last_saved > AUTOSAVE_SECONDS:
+                self.save()
+                last_saved = time.monotonic()
+        trained.seconds, trained.waited = time.monotonic() - began, batches.waited
+        self.save()
+
+    def interrupted(self, number: int) -> InterruptedTraining:
+        """Save the state where it is whole, and tell how to go on."""
+        if self.in_step:
+            return InterruptedTraining(
+                f"stopped within a long step; run the same command again to go on from step {self.saved}", 128 + number
+            )
+        self.save()
+        return InterruptedTraining(
+            f"stopped after step {self.place.step}; run the same command again to go on", 128 + number
+        )
 
     def step(self, batch: Any) -> dict[str, float]:
         place = self.place
         rate = self.schedule.learning_rate * self.schedule.final_rate ** self.share()
-        # dropout of a resumed run is that of an unbroken one
+        # what a net draws at random in a resumed run is what it draws in an unbroken one
         torch.manual_seed(self.schedule.seed * 1_000_003 + place.step)
+        self.in_step = True
         for optimiser in self.task.optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = rate
         for module in self.task.modules.values():
             module.train()
         batch = _to(batch, self.accelerator.device)
-        losses = {name: float(value.detach()) for name, value in self.task.step(batch, self.share()).items()}
-        place.step += 1
+        losses = {name: value.detach() for name, value in self.task.step(batch, self.share(), self.part).items()}
         self.state.average.step(_averaged(self.task).parameters())
-        return losses
+        place.step += 1
+        return {name: float(value) for name, value in losses.items()}
 
-    def agree(
-        self, losses: dict[str, float], seconds: float, signals: list[int]
-    ) -> tuple[dict[str, float], float, int]:
-        """What all processes go by: the mean losses, the longest time, the signal (0: none) that one of them got.
+    def agree(self, losses: dict[str, float], seconds: float, number: int) -> tuple[dict[str, float], float, int]:
+        """What all processes go by: the losses of the batch, the longest time, the signal (0: none) that one got.
 
         Clocks and signals differ between them, and one that stopped alone would leave the others waiting for it.
         Raises SpearError for a loss that is not finite.
         """
-        mine = [*losses.values(), seconds, float(signals[0] if signals else 0)]
-        rows = self.accelerator.gather(torch.tensor([mine], device=self.accelerator.device))
+        mine = [*losses.values(), seconds, float(number)]
+        rows = self.accelerator.gather(torch.tensor([mine], dtype=torch.float64, device=self.accelerator.device))
         losses = dict(zip(losses, rows[:, :-2].mean(0).tolist(), strict=True))
         for name, value in losses.items():
-            if not math.isfinite(value):
-                best = self.models / f"{self.task.name}.safetensors"
-                kept = "" if math.isinf(self.place.best) else f"; {best} is the best until then"
-                raise SpearError(
-                    f"{self.task.name}: {name} is not finite at step {self.place.step}; "
-                    f"begin anew with --restart and a lower --learning-rate{kept}"
-                )
+            self.require_finite(name, "is", math.isfinite(value))
         return losses, float(rows[:, -2].max()), int(rows[:, -1].max())
 
+    def require_finite(self, what: str, verb: str, finite: bool) -> None:
+        """Raises SpearError, which says what is left, unless it is finite."""
+        if not finite:
+            best = self.models / f"{self.task.name}.safetensors"
+            kept = "" if math.isinf(self.place.best) else f"; {best} is the best until then"
+            raise SpearError(
+                f"{self.task.name}: {what} {verb} not finite at step {self.place.step}; "
+                f"begin anew with --restart and a lower --learning-rate{kept}"
+            )
+
+    def require_finite_weights(self) -> None:
+        """A gradient that is not finite spoils them before any loss shows it."""
+        weights = (value for module in self.task.modules.values() for value in module.state_dict().values())
+        self.require_finite("the weights", "are", all(bool(value.isfinite().all()) for value in weights))
+
     def validate(self, log: TrainingLog) -> None:
-        net, place, average = _averaged(self.task), self.place, self.state.average
-        average.store(net.parameters())
-        average.copy_to(net.parameters())
-        for module in self.task.modules.values():
-            module.eval()
-        try:
+        net, place = _averaged(self.task), self.place
+        sheets: list[Sheet] = []
+        with self.state.average.in_place_of(net.parameters()):
+            self.require_finite_weights()
+            for module in self.task.modules.values():
+                module.eval()
             with torch.no_grad():
-                figures = self.task.validate(lambda sheet: log.show(place.step, sheet))
+                figures = self.task.validate(sheets.append)
             about = {"step": place.step, "figures": figures}  # no time in it: equal trainings give equal bytes
             if self.accelerator.is_main_process:
-                log.write({"step": place.step, **{f"val_{name}": value for name, value in figures.items()}})
                 self.task.export(self.models / f"{self.task.name}.last.safetensors", about)
                 if figures["score"] < place.best:
                     self.task.export(self.models / f"{self.task.name}.safetensors", about)
-            if figures["score"] < place.best:
-                place.best, place.figures = figures["score"], figures
-        finally:
-            average.restore(net.parameters())
+        for sheet in sheets:
+            log.show(place.step, sheet)
+        log.write({"step": place.step, **{f"val_{name}": value for name, value in figures.items()}})
+        place.validated = place.step
+        if figures["score"] < place.best:
+            place.best, place.figures = figures["score"], figures
 
     def save(self) -> None:
+        self.require_finite_weights()
         if self.accelerator.is_main_process:
             self.state.save()
+        self.saved = self.place.step
 
     def log(self) -> AbstractContextManager[TrainingLog]:
         """The log; what other processes than the first say goes nowhere."""
@@ -255,23 +261,3 @@ class _Run:
 
 def _to(batch: Any, device: torch.device) -> Any:
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying mid-step; a second one is obeyed at once."""
-    seen: list[int] = []
-    before: dict[int, Any] = {}
-
-    def note(number: int, frame: Any) -> None:
-        seen.append(number)
-        signal.signal(number, before[number])
-
-    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-        before[number] = signal.getsignal(number)
-        signal.signal(number, note)
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from spear.checkpoint import save_checkpoint
+from spear.errors import SpearError
 from spear.face import MASK_ROW
 from spear.face_pairs import FacePairs
 from spear.losses import critic_loss, generator_loss, masked_mse
@@ -22,8 +23,8 @@ from spear.nets.lm2face import CELL, Lm2Face, Painted, References, Target, compo
 from spear.painter import half_precision
 from spear.points import INNER_LIPS, OUTER_LIPS
 from spear.pretrained.perceptual import PerceptualLoss
-from spear.training import Task
 from spear.training_state import Sheet
+from spear.training_task import Part, Task
 
 Batch = dict[str, Tensor]
 
@@ -75,44 +76,60 @@ class FaceStep:
     optimisers: dict[str, Any]
     decoded: int | None = None
 
-    def __call__(self, batch: Batch, share: float) -> dict[str, Tensor]:
-        """share: how much of the training is done, 0..1. Returns the losses."""
+    def __call__(self, batch: Batch, share: float, part: Part) -> dict[str, Tensor]:
+        """share: how much of the training is done, 0..1; part: of the batch, that this is. Returns the losses."""
         with half_precision(self.accelerator.device):
-            painted = self.placed["lm2face"](*inputs_of(self.net, batch), self.decoded)
-        losses, seen = self._losses(painted, batch)
+            decoded = None if self.decoded is None else len(part.of(range(self.decoded)))
+            painted = self.placed["lm2face"](*inputs_of(self.net, batch), decoded)
+        losses, seen = self._losses(painted, batch, part)
         total = sum(getattr(self.weights, name) * value for name, value in losses.items())
         judge = self.placed.get("critic") if share >= self.weights.critic_from else None
-        if judge is not None:
-            judge.requires_grad_(False)
-            fake = self._judged(seen, batch)
-            with half_precision(self.accelerator.device):
-                losses["gan"] = generator_loss(judge(fake).float())
-            total = total + self.weights.gan * losses["gan"]
-        self._update("lm2face", total)
-        if judge is not None:
-            judge.requires_grad_(True)
-            truth = batch["target"][: len(seen), :, self.net.config.shown_row :]
-            with half_precision(self.accelerator.device):
-                real = judge(self._judged(truth, batch)).float()
-                losses["critic"] = critic_loss(real, judge(fake.detach()).float())
-            self._update("critic", losses["critic"])
+        if judge is None:
+            self._update("lm2face", total)
+            return losses
+        weight = part.weight(stop=self.decoded)
+        judge.requires_grad_(False)
+        fake = self._judged(seen, batch)
+        with self._critic_precision():
+            losses["gan"] = generator_loss(judge(fake).float()) * weight
+        self._update("lm2face", total + self.weights.gan * losses["gan"])
+        judge.requires_grad_(True)
+        truth = batch["target"][: len(seen), :, self.net.config.shown_row :]
+        with self._critic_precision():
+            real = judge(self._judged(truth, batch)).float()
+            losses["critic"] = critic_loss(real, judge(fake.detach()).float()) * weight
+        self._update("critic", losses["critic"])
         return losses
 
-    def _losses(self, painted: Painted, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """The losses that need no critic, and the blended pictures (b, 3, h, 256) of the frames that were decoded."""
+    def _critic_precision(self) -> torch.autocast:
+        """Half of it on a GPU alone: a CPU turns its few channels round for longer than it saves."""
+        device = self.accelerator.device
+        return half_precision(device, "fp32" if device.type == "cpu" else "auto")
+
+    def _losses(self, painted: Painted, batch: Batch, part: Part) -> tuple[dict[str, Tensor], Tensor]:
+        """This process's share of the losses that need no critic, and the blended pictures (b, 3, h, 256) of the frames
+        that were decoded."""
         shown, count = self.net.config.shown_row, len(painted.picture)
-        part = {name: value[:count] for name, value in batch.items()}
-        seen = composite(painted.picture.float(), part["target"], part["mask"], shown)
-        losses = picture_losses(self.perceptual, seen, part, shown)
+        decoded = {name: value[:count] for name, value in batch.items()}
+        seen = composite(painted.picture.float(), decoded["target"], decoded["mask"], shown)
+        losses = picture_losses(self.perceptual, seen, decoded, shown)
         if painted.warped is not None:
-            truth, mask = (part[name][..., shown:, :] for name in ("target", "mask"))
+            truth, mask = (decoded[name][..., shown:, :] for name in ("target", "mask"))
             losses["warped"] = masked_mse(painted.warped, truth, mask)
-        if count < len(painted.latent):
-            kept = batch.get("latent_picture")
-            truth = self.net.encode_picture(batch["target"][count:]) if kept is None else kept[count:, 0]
-            where = nn.functional.avg_pool2d(batch["mask"][count:], CELL)[..., self.net.config.first_row :, :]
-            losses["latent"] = masked_mse(painted.latent[count:].float(), truth.float(), where)
+        weight = part.weight(stop=self.decoded)
+        losses = {name: value * weight for name, value in losses.items()}
+        if self.decoded is not None and self.decoded < part.size:
+            losses["latent"] = self._latent_loss(painted, batch, count) * part.weight(start=self.decoded)
         return losses, seen
+
+    def _latent_loss(self, painted: Painted, batch: Batch, count: int) -> Tensor:
+        """Of the frames from `count` on; 0 where this process has none of them."""
+        if count == len(painted.latent):
+            return painted.latent.new_zeros((), dtype=torch.float32)
+        kept = batch.get("latent_picture")
+        truth = self.net.encode_picture(batch["target"][count:]) if kept is None else kept[count:, 0]
+        where = nn.functional.avg_pool2d(batch["mask"][count:], CELL)[..., self.net.config.first_row :, :]
+        return masked_mse(painted.latent[count:].float(), truth.float(), where)
 
     def _judged(self, picture: Tensor, batch: Batch) -> Tensor:
         """What the critic sees of pictures (b, 3, h, 256) from row `shown_row` down."""
@@ -136,6 +153,10 @@ def face_task(
 ) -> Task:  # fmt: skip
     """Training of `net` on pairs, as the training loop takes it. settings: must be the same for a stopped run to go on;
     about: goes into the checkpoint."""
+    if decoded is not None and decoded < accelerator.num_processes:
+        raise SpearError(
+            f"--decoded-frames {decoded} leaves some of {accelerator.num_processes} processes without one; give more"
+        )
     modules: dict[str, nn.Module] = {"lm2face": net}
     if weights.gan:
         modules["critic"] = Critic()

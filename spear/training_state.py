@@ -12,10 +12,10 @@ from typing import Any, Protocol, TextIO
 
 import numpy as np
 import torch
-from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from spear.average import WeightAverage
 from spear.checkpoint import read_tensors, save_tensors
 from spear.errors import SpearError
 from spear.files import write_picture, write_text
@@ -56,6 +56,8 @@ class Place:
     """The least score of a validation."""
     figures: dict[str, float] = field(default_factory=dict)
     """All figures of that validation."""
+    validated: int = 0
+    """The step after which the last validation was."""
 
 
 @dataclass
@@ -71,7 +73,7 @@ class TrainingState:
     modules: dict[str, nn.Module]
     """All trained nets; the first one is averaged over time (EMA)."""
     optimisers: dict[str, torch.optim.Optimizer]
-    average: EMAModel
+    average: WeightAverage
     place: Place = field(default_factory=Place)
 
     def __post_init__(self) -> None:
@@ -79,7 +81,7 @@ class TrainingState:
 
     def save(self) -> None:
         """Write all of it, whole or absent, without pickle."""
-        tensors = {f"average.{i}": value for i, value in enumerate(self.average.shadow_params)}
+        tensors = {f"average.{i}": value for i, value in enumerate(self.average.weights)}
         for name, module in self.modules.items():
             tensors |= {f"net.{name}.{key}": value for key, value in module.state_dict().items()}
         for name, optimiser in self.optimisers.items():
@@ -92,19 +94,29 @@ class TrainingState:
             "seconds": place.seconds,
             "best": None if math.isinf(place.best) else place.best,  # JSON has no infinity
             "figures": place.figures,
-            "average_steps": self.average.optimization_step,
+            "validated": place.validated,
+            "average_steps": self.average.steps,
         }
         save_tensors(self.path, tensors, about)
 
     def resume(self) -> None:
         """Take over what the file keeps, in place; nothing where there is none.
 
-        Raises SpearError where it was trained with other settings, naming them, or where the file is damaged.
+        Raises SpearError where it was trained with other settings, naming them, with other nets, or is damaged.
         """
         if not self.path.exists():
             return
         tensors, about = read_tensors(self.path)
         self._require_settings(about["settings"])
+        try:
+            self._take(tensors, about)
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise SpearError(
+                f"{self.path} is of another version of spear, its nets are built in another way; "
+                "use --restart to begin anew, or the version that it was trained with"
+            ) from error
+
+    def _take(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         for name, module in self.modules.items():
             module.load_state_dict(_part(tensors, f"net.{name}."))
         for name, optimiser in self.optimisers.items():
@@ -113,11 +125,12 @@ class TrainingState:
                 index, slot = key.split(".")
                 slots.setdefault(int(index), {})[slot] = value
             optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
-        for i, shadow in enumerate(self.average.shadow_params):
-            shadow.copy_(tensors[f"average.{i}"])
-        self.average.optimization_step = about["average_steps"]
+        for i, mean in enumerate(self.average.weights):
+            mean.copy_(tensors[f"average.{i}"])
+        self.average.steps = about["average_steps"]
         best = math.inf if about["best"] is None else about["best"]
-        self.place = Place(about["step"], about["seconds"], best, about["figures"])
+        validated = about.get("validated", about["step"])  # states of earlier versions were saved after it
+        self.place = Place(about["step"], about["seconds"], best, about["figures"], validated)
 
     def _require_settings(self, before: dict[str, Any]) -> None:
         if before == self.settings:

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from spear.errors import SpearError, Terminated
-from spear.shards import choose_shard
+from spear.shards import choose_shard, own_part
 from spear.version import __version__
 from spear.workers import CLIP_TIMEOUT
 from spear_cli.console import fail, progress_bar, say, show_report
@@ -159,7 +159,7 @@ def preprocess(
     """Cut videos to clips/: a 256x256 face at 25 fps, 16 kHz sound, a split."""
     from spear.stages.preprocess import preprocess as stage
 
-    workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard))
+    workers = workers_of(jobs, scheduler, clip_timeout, memory, own_part(shard))
     with progress_bar("preprocess") as progress:
         report = stage(videos, clips, layout, face, on_missing_face, split_by, seed, workers, progress)
     _show_report(report, "clips")
@@ -180,7 +180,7 @@ def extract_audio_features(
     """Compute speech features, one row for each video frame."""
     from spear.stages.extract_audio_features import extract_audio_features as stage
 
-    workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard))
+    workers = workers_of(jobs, scheduler, clip_timeout, memory, own_part(shard))
     with progress_bar(f"extract-audio-features ({encoder})") as progress:
         report = stage(clips, encoder, weights, changed, workers, progress)
     _show_report(report, "clips")
@@ -199,10 +199,24 @@ def landmarks(
     """Find the 131 face points in every frame of every clip."""
     from spear.stages.landmarks import landmarks as stage
 
-    workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard))
+    workers = workers_of(jobs, scheduler, clip_timeout, memory, own_part(shard))
     with progress_bar("landmarks") as progress:
         report = stage(clips, detector, workers, progress)
     _show_report(report, "clips")
+
+
+@app.command(epilog="Example: `spear pack clips shards`")
+def pack(
+    clips: Annotated[Path, typer.Argument(help="Folder of the clips.")],
+    shards: Annotated[Path, typer.Argument(help="Folder of the tars; give it to trainings as --clips.")],
+    shard_size: Annotated[int, typer.Option(min=1, help="About so many MB a tar.")] = 1000,
+) -> None:
+    """Pack clips into few large tars, for file systems that hate small files; WebDataset reads them, too."""
+    from spear.stages.pack import pack as stage
+
+    with progress_bar("pack") as progress:
+        report = stage(clips, shards, shard_size, progress)
+    show_report(report, "shards")
 
 
 @app.command(epilog="Example: `spear train-a2lm --preset small --max-minutes 5`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from dataclasses import asdict, replace
 from functools import partial
@@ -164,10 +165,10 @@ def test_another_ref_model_face_length_or_number_of_steps_is_another_adaptation(
 def test_a_stopped_adaptation_goes_on_as_if_it_had_not_been(
     model: Path, ref: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A signal during step 1 is obeyed after step 2."""
+    """A signal after step 1 is obeyed before the next."""
     with pytest.raises(InterruptedTraining) as caught:
         _adapt(model, ref, steps=4, seen=_Seen(stop_at=1))
-    assert str(caught.value) == "stopped after step 2; run the same command again to go on"
+    assert str(caught.value) == "stopped after step 1; run the same command again to go on"
     assert caught.value.code == 143
     (work,) = cache.iterdir()
     assert (work / "lm2face.state" / "state.safetensors").is_file()
@@ -179,6 +180,41 @@ def test_a_stopped_adaptation_goes_on_as_if_it_had_not_been(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "unbroken"))
     _adapt(model, ref, steps=4)
     assert (tmp_path / "unbroken/spear/adapted" / kept.name).read_bytes() == kept.read_bytes()
+
+
+def _adapt_and_die(model: Path, ref: Path, cache: Path) -> Path:
+    """Two of four steps, and the folder that they leave, named as if the process that made them were dead."""
+    with pytest.raises(InterruptedTraining):
+        _adapt(model, ref, steps=4, seen=_Seen(stop_at=1))
+    (work,) = cache.iterdir()
+    machine, pid, start = work.suffix[1:].split("-")
+    return work.rename(work.with_suffix(f".{machine}-{pid}-{int(start) - 1}"))
+
+
+def test_what_a_dead_process_began_is_gone_on_with_by_one_other(model: Path, ref: Path, cache: Path) -> None:
+    """What a third one began as well is removed, but not what a living one is doing."""
+    first = _adapt_and_die(model, ref, cache)
+    living = first.with_suffix(".00000000-1-1")  # of another machine, a moment ago
+    shutil.copytree(first, living)
+    before = files(living)
+    seen = _Seen()
+    _adapt(model, ref, steps=4, seen=seen)
+    assert [call[:2] for call in seen.calls] == [(3, 4), (4, 4)]
+    kept = first.with_suffix(".safetensors")
+    assert sorted(cache.iterdir()) == sorted([kept, living])
+    assert files(living) == before
+
+
+def test_a_kill_after_the_result_leaves_nothing_for_ever(model: Path, ref: Path, cache: Path) -> None:
+    work = _adapt_and_die(model, ref, cache)
+    aside = cache.parent / "aside"
+    work.rename(aside)
+    _adapt(model, ref, steps=4)
+    (kept,) = cache.iterdir()
+    aside.rename(work)  # as if the process had died before it cleaned up
+    seen = _Seen()
+    _adapt(model, ref, steps=4, seen=seen)
+    assert (seen.calls, [*cache.iterdir()]) == ([], [kept])
 
 
 def test_a_longer_ref_takes_as_many_steps(model: Path, ref: Path, monkeypatch: pytest.MonkeyPatch) -> None:

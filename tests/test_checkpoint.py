@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from spear.checkpoint import load_checkpoint, read_about, read_tensors, save_checkpoint, save_tensors
 from spear.errors import SpearError
+from spear.version import __version__
 
 
 def complaint(call: object, *arguments: object) -> str:
@@ -95,7 +96,15 @@ def test_files_that_are_no_checkpoints_get_one_line(tmp_path: Path) -> None:
     )
     old = tmp_path / "old.safetensors"
     save_file({"x": torch.zeros(1)}, old, metadata={"spear": '{"format": 0}'})
-    assert complaint(read_tensors, old) == f"{old} has format 0, this spear reads format 1; make it again"
+    assert complaint(read_tensors, old) == (
+        f"{old} has format 0, this spear {__version__} reads format 1; make it again"
+    )
+    later = tmp_path / "later.safetensors"
+    save_file({"x": torch.zeros(1)}, later, metadata={"spear": '{"format": 2}'})
+    assert complaint(read_tensors, later) == (
+        f"{later} has format 2, this spear {__version__} reads format 1; "
+        "install the spear that wrote it, or make it again"
+    )
     assert complaint(read_tensors, tmp_path / "absent").startswith(f"{tmp_path / 'absent'} does not exist")
 
 

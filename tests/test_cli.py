@@ -30,7 +30,8 @@ from spear.checkpoint import save_checkpoint
 from spear.video import VideoWriter
 
 COMMANDS = (
-    "preprocess", "extract-audio-features", "landmarks", "train-a2lm", "train-lm2face", "render", "metrics", "verify",
+    "preprocess", "extract-audio-features", "landmarks", "pack", "train-a2lm", "train-lm2face", "render", "metrics",
+    "verify",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "diffusers", "accelerate", "numpy", "scipy", "mediapipe", "av", "cv2", "decord"}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -63,6 +65,19 @@ def found() -> Array:
 
 
 # --- the crop ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_other_program_is_run_to_find_a_face() -> None:
+    """MediaPipe would ask a C compiler for a sound card's library, and make a cache of all fonts."""
+    code = """
+import sys
+from spear.face import FaceTracker
+sys.addaudithook(lambda event, args: event == "subprocess.Popen" and print(args))
+with FaceTracker():
+    print(*sorted({"matplotlib.pyplot", "sounddevice"} & sys.modules.keys()))
+"""
+    run = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert run.stdout == "\n"
 
 
 def test_the_crop_ignores_the_mouth() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from spear.clip import Clip
 from spear.dataset import cached_points
 from spear.errors import SpearError
-from spear.face_pairs import ClipFaces, FacePairs, mouth_box, read_faces, reference_frames
+from spear.face_pairs import ClipFaces, FacePairs, Faces, mouth_box, read_faces, reference_frames
 from spear.nets.lm2face import Lm2FaceConfig
 from spear.points import OUTER_LIPS, Array
 
@@ -128,29 +128,34 @@ def test_where_there_are_too_few_frames_some_stand_twice() -> None:
 # What makes an epoch
 
 
+def _shown(data: FacePairs) -> list[Faces]:
+    """Whom each sample of an epoch is of."""
+    return [data.person(index) for index in range(len(data))]
+
+
 def test_people_of_whom_there_is_much_give_to_those_of_whom_there_is_little() -> None:
     # 9 clips and 1, 12 frames wanted of each: 108 and 12, square roots 3 to 1, so of the 120 frames 90 and 30
     data = FacePairs([*(_Bare("much") for _ in range(9)), _Bare("little")], SMALL, per_clip=12, seed=0)
-    speakers = [person.speaker for person in data.items]
+    speakers = [person.speaker for person in _shown(data)]
     assert (speakers.count("much"), speakers.count("little")) == (90, 30)
-    assert [data.items.count(person) for person in dict.fromkeys(data.items)] == [10] * 9 + [30]
+    assert [_shown(data).count(person) for person in dict.fromkeys(_shown(data))] == [10] * 9 + [30]
 
 
 def test_people_of_whom_there_is_as_much_give_as_many_frames() -> None:
     data = FacePairs([_Bare(f"s{i}") for i in range(4)], SMALL, per_clip=8, seed=0)
-    assert [person.speaker for person in data.items] == [f"s{i}" for i in range(4) for _ in range(8)]
+    assert [person.speaker for person in _shown(data)] == [f"s{i}" for i in range(4) for _ in range(8)]
 
 
 def test_long_clips_give_more_frames_to_an_epoch() -> None:
     # 8 of a clip of up to 75 frames, 8 * 150 // 75 of one of 150; of one person there is nothing to balance
     assert [len(FacePairs([_Bare("a", n)], SMALL, 8, seed=0)) for n in (1, 75, 150)] == [8, 8, 16]
     both = FacePairs([_Bare("a", 30), _Bare("a", 150)], SMALL, 8, seed=0)
-    assert [person.frames for person in both.items] == [30] * 8 + [150] * 16
+    assert [person.frames for person in _shown(both)] == [30] * 8 + [150] * 16
 
 
 def test_every_clip_has_its_turn() -> None:
     data = FacePairs([*(_Bare("much") for _ in range(99)), _Bare("little")], SMALL, per_clip=1, seed=0)
-    assert len({id(person) for person in data.items}) == 100
+    assert len({id(person) for person in _shown(data)}) == 100
 
 
 # What a sample is

@@ -141,7 +141,7 @@ def test_every_sample_once_per_epoch_in_another_order(tmp_path: Path) -> None:
             return super().__getitem__(place) | {"place": torch.tensor(place)}
 
     def watch(step: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda batch, share: (seen.extend(map(tuple, batch["place"].tolist())), step(batch, share))[1]
+        return lambda batch, *rest: (seen.extend(map(tuple, batch["place"].tolist())), step(batch, *rest))[1]
 
     accelerator = toy_training.Accelerator(step_scheduler_with_optimizer=False)
     task = toy_training.toy(accelerator, data=Watched())
@@ -349,7 +349,7 @@ def test_learning_rate_falls_to_its_share(tmp_path: Path) -> None:
     accelerator = toy_training.Accelerator(step_scheduler_with_optimizer=False)
     task = toy_training.toy(accelerator)
     step, optimiser = task.step, task.optimisers["adam"]
-    task.step = lambda batch, share: (rates.append(optimiser.param_groups[0]["lr"]), step(batch, share))[1]
+    task.step = lambda *given: (rates.append(optimiser.param_groups[0]["lr"]), step(*given))[1]
     training.fit(task, toy_training.SCHEDULE, tmp_path, accelerator, lambda *_: None)
     assert rates[0] == pytest.approx(0.05)
     assert rates[-1] == pytest.approx(0.05 * 0.1 ** (14 / 15))

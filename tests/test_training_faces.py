@@ -32,6 +32,7 @@ from spear.training_faces import (
     inputs_of,
     picture_losses,
 )
+from spear.training_task import Part
 
 CPU = torch.device("cpu")
 SIDE = 16
@@ -117,7 +118,7 @@ def test_a_step_by_hand() -> None:
     """.5 is painted, true is 1. In the mask the blend is .5 off, so squares are .25; it is half of the picture, so the
     mean distance is .25, the mean .75, and the critic's scores are .4 * .75 = .3 for it and .4 for the truth."""
     net, critic = _Flat(0.5), _Share(0.4)
-    losses = _step(net, LIGHTER, critic)(_batch(1.0), 0.0)
+    losses = _step(net, LIGHTER, critic)(_batch(1.0), 0.0, Part(2))
     assert list(losses) == ["reconstruction", "perceptual", "mouth", "warped", "gan", "critic"]
     assert _values(losses) == pytest.approx(
         {
@@ -135,27 +136,27 @@ def test_a_step_by_hand() -> None:
 def test_the_papers_weights_by_hand() -> None:
     """1, 4, 1 and 2.5; a gradient is shortened to 1, which Adam hardly notices but one step of descent does."""
     net = _Flat(0.99, warps=False)
-    losses = _step(net, Weights(), _Share(0.0))(_batch(1.0), 0.0)
+    losses = _step(net, Weights(), _Share(0.0))(_batch(1.0), 0.0, Part(2))
     assert list(losses) == ["reconstruction", "perceptual", "mouth", "gan", "critic"]
     slope = 1 * -0.02 + 4 * -0.5 + 2.5 * -0.02  # -2.07
     assert slope < -1
     assert net.value.item() == pytest.approx(0.99 + 0.1 * 1, abs=1e-5)
     gentle = _Flat(0.9, warps=False)  # with the distance's weight alone taken down, the rest stands as it is
-    _step(gentle, Weights(perceptual=0.0), _Share(0.2))(_batch(1.0), 0.0)
+    _step(gentle, Weights(perceptual=0.0), _Share(0.2))(_batch(1.0), 0.0, Part(2))
     assert gentle.value.item() == pytest.approx(0.9 + 0.1 * (1 * 0.2 + 2.5 * 0.2 + 1 * 0.1))
 
 
 @pytest.mark.parametrize("share", [0.29, 0.3])
 def test_the_critic_comes_in_at_its_share_of_the_training(share: float) -> None:
     critic = _Share(0.4)
-    losses = _step(_Flat(0.5), Weights(critic_from=SMALL_WEIGHTS.critic_from), critic)(_batch(1.0), share)
+    losses = _step(_Flat(0.5), Weights(critic_from=SMALL_WEIGHTS.critic_from), critic)(_batch(1.0), share, Part(2))
     assert {"gan", "critic"} & {*losses} == (set() if share < 0.3 else {"gan", "critic"})
     assert len(critic.seen) == (0 if share < 0.3 else 3)  # the blend twice, the truth
     assert (critic.share.item() == pytest.approx(0.4)) == (share < 0.3)
 
 
 def test_without_a_critic_there_is_none() -> None:
-    losses = _step(_Flat(0.5), LIGHTER)(_batch(1.0), 1.0)
+    losses = _step(_Flat(0.5), LIGHTER)(_batch(1.0), 1.0, Part(2))
     assert list(losses) == ["reconstruction", "perceptual", "mouth", "warped"]
 
 
@@ -163,7 +164,7 @@ def test_frames_that_are_not_decoded_are_compared_in_latent_space() -> None:
     """One of three is decoded. The latents of the others are .5 where .8 is true, half of them in the mask."""
     net, critic = _Flat(0.5), _Share(0.4)
     weights = Weights(reconstruction=0.1, perceptual=0.0, gan=0.1, mouth=0.0, latent=0.5)
-    losses = _step(net, weights, critic, decoded=1)(_batch(1.0, count=3), 0.0)
+    losses = _step(net, weights, critic, decoded=1)(_batch(1.0, count=3), 0.0, Part(3))
     assert losses["latent"].item() == pytest.approx(0.09)
     assert losses["reconstruction"].item() == pytest.approx(0.25)
     assert [len(pictures) for pictures in critic.seen] == [1, 1, 1]
@@ -177,7 +178,7 @@ def test_the_critic_looks_around_the_lips() -> None:
     batch["points"] = torch.full((2, 131, 2), -50.0)
     batch["points"][:, [*OUTER_LIPS, *INNER_LIPS]] = torch.tensor([10.0, 9.0])
     critic = _Share(0.1)
-    _step(_Flat(0.5, shown_row=2), Weights(critic_window=(4, 6)), critic)(batch, 0.0)
+    _step(_Flat(0.5, shown_row=2), Weights(critic_window=(4, 6)), critic)(batch, 0.0, Part(len(batch["target"])))
     fake, real, fake_again = critic.seen
     assert torch.equal(real, batch["target"][..., 7:11, 7:13])
     assert torch.equal(fake[..., 0], torch.full((2, 3, 4), 0.5))  # column 7, the last one in the mask
@@ -296,7 +297,7 @@ def test_a_task_has_a_critic_where_that_has_a_weight(gan: float, tmp_path: Path)
     assert list(task.modules) == list(task.optimisers) == names
     assert (task.name, task.settings) == ("lm2face", {"preset": "small"})
     batch = {name: torch.stack([data[0, i][name] for i in range(2)]) for name in data[0, 0]}
-    losses = task.step(batch, 1.0)
+    losses = task.step(batch, 1.0, Part(len(batch["target"])))
     assert {"gan", "critic"} & {*losses} == ({"gan", "critic"} if gan else set())
     assert "latent" in losses
     task.export(tmp_path / "net.safetensors", {"step": 1})

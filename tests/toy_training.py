@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from spear.checkpoint import save_checkpoint
 from spear.progress import Progress, no_progress
-from spear.training import InterruptedTraining, Schedule, Task, fit
+from spear.training import InterruptedTraining, fit
 from spear.training_state import Sheet
+from spear.training_task import Part, Schedule, Task
 
 SCHEDULE = Schedule(epochs=3, batch_size=8, learning_rate=0.05, final_rate=0.1, validate_every=4)
 STEPS = 3 * 5
@@ -61,13 +62,14 @@ def toy(
     optimisers = {name: accelerator.prepare(optimiser) for name, optimiser in optimisers.items()}
     done: list[int] = []
 
-    def step(batch: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    def step(batch: dict[str, Tensor], share: float, part: Part) -> dict[str, Tensor]:
         done.append(1)
         each_step(len(done))
         pred = model(batch["numbers"])
         losses = {"loss": (pred[:, 0] - batch["sum"]).square().mean()}
         if share >= 0.4:  # the second net comes in late
             losses["side"] = (other(pred.detach()) - batch["sum"][:, None]).square().mean()
+        losses = {name: value * part.weight() for name, value in losses.items()}
         for name, optimiser in zip(losses, optimisers.values(), strict=False):
             optimiser.zero_grad()
             accelerator.backward(losses[name])

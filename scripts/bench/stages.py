@@ -46,7 +46,7 @@ from spear.sync import estimate_offset
 from spear.video import Footage, Frame, VideoWriter
 
 if TYPE_CHECKING:  # it takes seconds
-    from spear.training import Task
+    from spear.training_task import Task
 
 STAGES = ("preprocess", "extract_audio_features", "landmarks", "train_a2lm", "train_lm2face", "render", "metrics")
 REPEATS = 3
@@ -236,11 +236,13 @@ def batch_of(task: Task, size: int) -> Any:
 
 def steps(task: Task, size: int) -> list[Worked]:
     """The task's own steps with half of the training done; reading a batch is no part of them."""
+    from spear.training_task import Part
+
     device = PartialState().device
     for module in task.modules.values():
         module.train()
     batch = {key: value.to(device) for key, value in batch_of(task, size).items()}
-    return worked(lambda: task.step(batch, 0.5), device, STEPS)
+    return worked(lambda: task.step(batch, 0.5, Part(size)), device, STEPS)
 
 
 def _peak_line(threads: int, kind: str, peak: Peak) -> Line:

@@ -46,7 +46,7 @@ _MOBILE_TAPS = (1, 3, 6, 10, 13)
 
 
 class PerceptualLoss(nn.Module):
-    """Mean absolute difference of a frozen net's features, each scaled by its own mean size."""
+    """Mean absolute difference of a frozen net's features, each scaled by its mean size in the true picture."""
 
     def __init__(self, stages: Sequence[nn.Module], mean: Sequence[float], std: Sequence[float]) -> None:
         """stages: applied in turn, each one's output is compared; mean, std: how the net wants pictures in 0..1."""
@@ -69,7 +69,8 @@ class PerceptualLoss(nn.Module):
             x = stage(x)
             with torch.no_grad():
                 y = stage(y)
-            total = total + (x - y).abs().mean() / y.abs().mean().clamp_min(1e-6)
+            off, size = (value.abs().mean((1, 2, 3)) for value in (x - y, y))
+            total = total + (off / size.clamp_min(1e-6)).mean()
         return total / len(self.stages)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ import numpy as np
 from spear.audio import Samples, load_for_frames, write_wav
 from spear.clip import Clip, ClipInfo
 from spear.clip_work import KEPT, shard_note, work_through
-from spear.errors import SpearError
+from spear.errors import SpearError, UnusableClip
 from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transform, find_face, steady_face, warp_crop
 from spear.files import make_folder, sha256_of, whole
 from spear.left_out import LIST, LeftOut, unfinished
@@ -110,7 +111,7 @@ def _compare(clips: Path, source: Source, settings: dict[str, Any]) -> tuple[Sou
     try:
         info = clip.brief()
         other = info.source != str(source.path) and not Path(info.source).samefile(source.path)
-        if other and not _same_source(info, source.path):
+        if other and not _same_source(clip, info, source.path):
             return _compare(clips, marked(source), settings)
     except FileNotFoundError:  # the other video is gone
         pass
@@ -121,7 +122,7 @@ def _compare(clips: Path, source: Source, settings: dict[str, Any]) -> tuple[Sou
 
 def _is_done(clip: Clip, info: ClipInfo, source: Source, settings: dict[str, Any]) -> bool:
     """Whether the clip stands as asked, whatever its split."""
-    if info.settings != settings or not _same_source(info, source.path):
+    if info.settings != settings or not (_same_source(clip, info, source.path) and _same_sound(clip, info, source)):
         return False
     if not clip.face_path.exists() or (info.has_audio and not clip.audio_path.exists()):
         return False
@@ -157,11 +158,42 @@ def _speakers_together(clips: Path, sources: list[Source], splits: dict[str, str
     return {source.id: known.get(source.speaker, splits[source.id]) for source in sources}
 
 
-def _same_source(info: ClipInfo, path: Path) -> bool:
-    status = path.stat()
-    if info.source_size != status.st_size:
+def _same_source(clip: Clip, info: ClipInfo, path: Path) -> bool:
+    return _same_file(clip, path, info.source_sha256, info.source_size, info.source_mtime_ns)
+
+
+def _same_sound(clip: Clip, info: ClipInfo, source: Source) -> bool:
+    """Of the file beside the video, where the sound is from there; clips of older versions do not say so."""
+    if info.sound is None or source.sound is None:
+        return info.sound is None and (info.has_audio or source.sound is None)
+    return _same_file(clip, source.sound, **info.sound)
+
+
+def _same_file(clip: Clip, path: Path, sha256: str, size: int, mtime_ns: int) -> bool:
+    """Whether a file is what it was, by its size and times, or else by its hash: one that was touched after the clip
+    was made may be another, with the size and the date of the old one."""
+    status, made = path.stat(), clip.info_path.stat().st_mtime_ns
+    if status.st_size != size:
         return False
-    return info.source_mtime_ns == status.st_mtime_ns or info.source_sha256 == sha256_of(path)
+    if status.st_mtime_ns == mtime_ns and status.st_ctime_ns < made:
+        return True
+    if sha256_of(path) != sha256:
+        return False
+    if status.st_mtime_ns == mtime_ns:
+        os.utime(clip.info_path)  # the next time that need not be found out again
+    return True
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Changes with the file."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _seen(path: Path) -> dict[str, Any]:
+    """What _same_file wants to know of a file."""
+    status = path.stat()
+    return {"sha256": sha256_of(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> tuple[AvOffset | None, list[str]] | str:
@@ -169,7 +201,8 @@ def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> tuple[A
     if _compare(clips, source, settings) == (source, job.split_rule):
         return KEPT
     clip.info_path.unlink(missing_ok=True)  # an older clip that no longer fits must not stand in for one left out
-    status, digest = source.path.stat(), sha256_of(source.path)
+    given = [path for path in (source.path, source.sound) if path]
+    before, seen = [_stamp(path) for path in given], [_seen(path) for path in given]
     footage = Footage(source.path)
     found = find_face(footage, settings["face"])
     points, missing = steady_face(found, footage, settings["face"], settings["on_missing_face"])
@@ -180,9 +213,12 @@ def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> tuple[A
     remarks = footage.doubts + on_faces(found, points, missing)
     samples = _write_sound(clip, source, footage, len(points), remarks)
     offset = None if samples is None else _offset(points, missing, samples)
-    known = {name: getattr(source, name) for name in ("speaker", "view", "emotion", "level")}
+    if before != [_stamp(path) for path in given]:
+        raise UnusableClip(f"{source.path} changed while it was read; leave it alone and run again")
+    known: dict[str, Any] = {name: getattr(source, name) for name in ("speaker", "view", "emotion", "level")}
+    known |= {f"source_{name}": value for name, value in seen[0].items()}
     info = ClipInfo(
-        source=str(source.path), source_sha256=digest, source_size=status.st_size, source_mtime_ns=status.st_mtime_ns,
+        source=str(source.path), sound=None if footage.has_audio or not source.sound else seen[1],
         width=footage.width, height=footage.height, frames=len(points), crop=transforms.tolist(), missing=missing,
         has_audio=samples is not None, split=job.split, split_rule=job.split_rule, settings=settings, **known,
         av_offset=offset.correction if offset else 0, av_offset_r=round(offset.r, 3) if offset else None,

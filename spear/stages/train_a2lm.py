@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from spear.checkpoint import save_checkpoint
-from spear.clip import CROP, Clip, find_clips
+from spear.clip import CROP, Clip
+from spear.clip_index import ClipRows, same_settings
 from spear.controls import controls
-from spear.dataset import SpeechWindows, cached_points, data_digest, usable_clips
+from spear.dataset import SpeechWindows, cached_points, data_digest
 from spear.errors import SpearError
 from spear.losses import a2lm_loss, landmark_length_loss, landmark_mse
 from spear.nets.a2lm import A2LM, A2LMConfig, build_a2lm
@@ -29,7 +30,8 @@ from spear.scores.landmark import (
     opening_correlation,
 )
 from spear.talker import predict_clip
-from spear.training import Schedule, Task, Trained, fit
+from spear.training import begin_anew, clips_of, fit
+from spear.training_task import Part, Schedule, Task, Trained
 
 SCHEDULES = {
     "small": Schedule(epochs=60, batch_size=32, learning_rate=1e-3, final_rate=0.05, validate_every=100),
@@ -37,6 +39,8 @@ SCHEDULES = {
 }
 _CONTROL_PAIRS = 6
 """Of the val split, for swap and wrong audio: a validation should not take longer for them."""
+_MOST_VALIDATED = 256
+"""Clips, evenly spread over the val split: more would not change which net is best, and take hours."""
 _SHOWN = 1e4
 """Losses are in sides of the crop; so many times that, they are numbers to read."""
 
@@ -65,17 +69,17 @@ def train_a2lm(
         if value is not None and value not in known:
             raise SpearError(f"--{option} {value} is not one of {', '.join(known)}")
     report = Report()
-    train, val = find_clips(clips, "train"), find_clips(clips, "val")
-    encoder = encoder or _only_encoder(train)
-    train, val = usable_clips(train, report, encoder), usable_clips(val, report, encoder)
-    config = replace(_config(preset, encoder, pose, train + val), av_align=av_align)
+    accelerator = Accelerator(step_scheduler_with_optimizer=False)
+    parts = clips_of(accelerator, clips, progress)
+    encoder = encoder or _only_encoder(parts[0])
+    train, val = (part.usable(report, encoder) for part in parts)
+    config = replace(_config(preset, encoder, pose, train, val), av_align=av_align)
     changes: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
     schedule = replace(SCHEDULES[preset], seed=seed, max_minutes=max_minutes,
                        **{k: v for k, v in changes.items() if v is not None})  # fmt: skip
     if restart:
-        shutil.rmtree(models / "a2lm.state", ignore_errors=True)
+        begin_anew(models, "a2lm")
 
-    accelerator = Accelerator(step_scheduler_with_optimizer=False)
     torch.manual_seed(seed)
     net = build_a2lm(config)
     data = SpeechWindows(train, config, seed)
@@ -84,17 +88,17 @@ def train_a2lm(
     model, optimiser = accelerator.prepare(net, optimiser)
     loss_of = landmark_length_loss if config.light else a2lm_loss
 
-    def step(batch: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    def step(batch: dict[str, Tensor], share: float, part: Part) -> dict[str, Tensor]:
         features = torch.where(batch["heard"], batch["features"], net.feature_mean)
         pred = model(features, *(batch[name] for name in ("pose", "references", "head"))) / CROP
         truth = batch["truth"] / CROP
         pred = torch.where(batch["real"][..., None, None], pred, truth)
-        loss = loss_of(pred, truth)
+        loss = loss_of(pred, truth) * part.weight()
         optimiser.zero_grad()
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        return {"loss": loss * _SHOWN, "mse": landmark_mse(pred, truth) * _SHOWN}
+        return {"loss": loss * _SHOWN, "mse": landmark_mse(pred, truth) * part.weight() * _SHOWN}
 
     def export(path: Path, about: dict[str, Any]) -> None:
         save_checkpoint(path, "a2lm", asdict(config), net.state_dict(), training=about, seed=seed, preset=preset)
@@ -105,25 +109,19 @@ def train_a2lm(
     return report, fit(task, schedule, models, accelerator, progress)
 
 
-def _only_encoder(clips: list[Clip]) -> str:
-    have = [name for name in ENCODERS if any(clip.features_path(name).exists() for clip in clips)]
+def _only_encoder(clips: ClipRows) -> str:
+    have = [name for name in ENCODERS if name in clips.encoders]
     have = [name for name in have if name != NoAudio.name] or have  # the control is there on purpose, beside others
     if not have:
-        raise SpearError(f"no audio features in {clips[0].folder.parent}; run `spear extract-audio-features` first")
+        raise SpearError(f"no audio features in {clips.root}; run `spear extract-audio-features` first")
     if len(have) > 1:
         raise SpearError(f"the clips have features of {' and '.join(have)}; choose one with --encoder")
     return have[0]
 
 
-def _config(preset: str, encoder: str, pose: str, clips: list[Clip]) -> A2LMConfig:
-    settings = clips[0].require_features(encoder)
-    for clip in clips:
-        if clip.require_features(encoder) != settings:
-            raise SpearError(
-                f"{clip.features_path(encoder)} was made with other settings than the rest; "
-                f"run `spear extract-audio-features --encoder {encoder}` again"
-            )
-    shape = clips[0].features(encoder, 0, 1).shape
+def _config(preset: str, encoder: str, pose: str, train: ClipRows, val: ClipRows) -> A2LMConfig:
+    settings = same_settings(encoder, train, val)
+    shape = train[0].features(encoder, 0, 1).shape
     known: dict[str, Any] = {
         "encoder": encoder,
         "encoder_settings": settings,
@@ -141,9 +139,12 @@ def _standardise(net: A2LM, data: SpeechWindows) -> None:
     net.feature_scale.copy_(values.std(0).clamp_min(1e-3))
 
 
-def _validate(net: A2LM, clips: list[Clip]) -> dict[str, float]:
-    """Means over clips: LD, that of the baseline and LVD in percent of the face width, LVD over the baseline's, r and
-    amplitude of lip opening; and the controls over some pairs. Raises SpearError where one would not be finite."""
+def _validate(net: A2LM, clips: Sequence[Clip]) -> dict[str, float]:
+    """Means over clips (256 of them at most): LD, that of the baseline and LVD in percent of the face width, LVD over
+    the baseline's, r and amplitude of lip opening; and the controls over some pairs. Raises SpearError where one would
+    not be finite."""
+    if len(clips) > _MOST_VALIDATED:
+        clips = [clips[int(i)] for i in np.linspace(0, len(clips) - 1, _MOST_VALIDATED)]
     rows = []
     for clip in clips:
         pred, baseline = (value.numpy() for value in predict_clip(net, clip))

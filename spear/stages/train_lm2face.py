@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from spear.clip import find_clips
-from spear.dataset import data_digest, usable_clips
+from spear.dataset import data_digest
 from spear.errors import SpearError
-from spear.face_pairs import ClipFaces, FacePairs
+from spear.face_pairs import FacePairs, FacesOfClips
 from spear.latents import keep_latents
 from spear.nets.autoencoder import load_autoencoder
 from spear.nets.lm2face import Lm2Face, Lm2FaceConfig, build_lm2face
@@ -22,8 +20,9 @@ from spear.pretrained.perceptual import PerceptualLoss, autoencoder_perceptual, 
 from spear.pretrained.vae import DEFAULT as DEFAULT_VAE
 from spear.pretrained.vae import load_kl_autoencoder
 from spear.progress import Progress, Report, no_progress
-from spear.training import Schedule, Trained, fit
+from spear.training import begin_anew, clips_of, fit
 from spear.training_faces import SMALL_WEIGHTS, Weights, face_task
+from spear.training_task import Schedule, Trained
 
 PRESETS = {
     "small": (
@@ -67,8 +66,6 @@ def train_lm2face(
     if preset not in PRESETS:
         raise SpearError(f"--preset {preset} is not one of {', '.join(PRESETS)}")
     report = Report()
-    train = usable_clips(find_clips(clips, "train"), report)
-    val = usable_clips(find_clips(clips, "val"), report)
     schedule, weights = PRESETS[preset]
     if init is not None:
         schedule = replace(schedule, learning_rate=schedule.learning_rate * _FURTHER_RATE)
@@ -77,9 +74,10 @@ def train_lm2face(
         schedule, seed=seed, max_minutes=max_minutes, **{k: v for k, v in changes.items() if v is not None}
     )
     if restart:
-        shutil.rmtree(models / "lm2face.state", ignore_errors=True)
+        begin_anew(models, "lm2face")
 
     accelerator = Accelerator(step_scheduler_with_optimizer=False)
+    train, val = (part.usable(report) for part in clips_of(accelerator, clips, progress))
     torch.manual_seed(seed)
     net = _net(preset, refs, init, vae)
     perceptual_loss = _perceptual(preset, perceptual).to(accelerator.device)
@@ -87,9 +85,10 @@ def train_lm2face(
     net.vae.to(accelerator.device)
     if cache_latents:
         with accelerator.main_process_first():
-            keep_latents([*train, *val], net, accelerator.device, progress)
+            for part in (train, val):
+                keep_latents(part, net, accelerator.device, progress)
     pairs = [
-        FacePairs([ClipFaces(clip, cache_latents) for clip in part], net.config, count, seed, augment=varied)
+        FacePairs(FacesOfClips(part, cache_latents), net.config, count, seed, augment=varied)
         for part, count, varied in ((train, frames_per_clip, not cache_latents), (val, 1, False))
     ]
     settings = {"preset": preset, "clips": data_digest(train), "frames_per_clip": frames_per_clip,

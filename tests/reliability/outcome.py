@@ -100,7 +100,10 @@ def run_cli(
         code = process.exitcode
         if code is None:
             assert process.pid is not None
-            os.killpg(process.pid, signal.SIGKILL)
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has not become a group of its own yet
+                process.kill()
             process.join()
         texts = [path.read_text(errors="replace") if path.exists() else "" for path in said]
         result = Outcome(words, code, *texts, seconds=time.monotonic() - begun)

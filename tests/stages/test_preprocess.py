@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from spear.audio import load_audio, write_wav
 from spear.clip import SAMPLES_PER_FRAME, Clip, find_clips
 from spear.errors import SpearError
 from spear.face import crop_transform, warp_crop
+from spear.points import Array
 from spear.progress import Report
 from spear.stages import preprocess as stage
 from spear.stages.preprocess import preprocess
@@ -105,7 +107,10 @@ def test_a_second_run_does_nothing(clips: Path, talking_videos: Path) -> None:
 def test_a_touched_video_is_the_same_video(clips: Path, talking_videos: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(talking_videos, tmp_path / "videos"))
     os.utime(copy / "talker_0.mp4")
+    content = {name: made for name, (_, made) in _files(clips).items()}
+    assert preprocess([copy], clips).kept == 4
     before = _files(clips)
+    assert {name: made for name, (_, made) in before.items()} == content
     assert preprocess([copy], clips).kept == 4
     assert _changed(before, clips) == []
 
@@ -178,6 +183,45 @@ def test_a_changed_video_is_noticed(video: Path, talking_videos: Path, tmp_path:
     _short(talking_videos / "talker_1.mp4", video, frames=6)
     assert preprocess([video], clips).done == 1
     assert Clip(clips / "a").info.frames == 6
+
+
+def test_another_video_of_the_same_size_and_date_is_noticed(video: Path, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    preprocess([video], clips)
+    before, fingerprint = video.stat(), Clip(clips / "a").fingerprint
+    video.write_bytes(video.read_bytes()[:-1] + b"!")
+    os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert preprocess([video], clips).done == 1
+    assert Clip(clips / "a").fingerprint != fingerprint
+    assert preprocess([video], clips).kept == 1
+
+
+def test_changed_sound_beside_a_video_is_noticed(video: Path, speech_wav: Path, tmp_path: Path) -> None:
+    """New, changed, taken away; what was made from the old one no longer fits."""
+    clips, sound = tmp_path / "clips", video.with_suffix(".wav")
+    fingerprints = set()
+    for content in (None, speech_wav.read_bytes(), speech_wav.read_bytes()[:44] + bytes(40_000), None):
+        sound.unlink(missing_ok=True)
+        if content is not None:
+            sound.write_bytes(content)
+        assert preprocess([video], clips).done == 1
+        assert preprocess([video], clips).kept == 1
+        clip = Clip(clips / "a")
+        assert clip.info.has_audio == clip.audio_path.exists() == (content is not None)
+        fingerprints.add(clip.fingerprint)
+    assert len(fingerprints) == 3
+
+
+def test_a_video_that_changes_while_it_is_read(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def touched(points: Array) -> NDArray[np.float64]:
+        os.utime(video)
+        return crop_transform(points)
+
+    monkeypatch.setattr(stage, "crop_transform", touched)
+    with pytest.raises(SpearError) as caught:
+        preprocess([video], tmp_path / "clips")
+    assert str(caught.value) == f"{video} changed while it was read; leave it alone and run again"
+    assert not (tmp_path / "clips" / "a" / "clip.json").exists()
 
 
 @pytest.mark.parametrize("name", ["clip.json", "face.mp4", "audio.wav"])

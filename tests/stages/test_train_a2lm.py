@@ -16,6 +16,7 @@ from torch import nn
 
 from spear.checkpoint import load_checkpoint, read_about, read_tensors, save_checkpoint
 from spear.clip import Clip
+from spear.clip_index import list_clips
 from spear.controls import controls
 from spear.dataset import SpeechWindows
 from spear.errors import SpearError
@@ -75,7 +76,7 @@ def test_it_learns_and_writes_a_checkpoint_that_describes_itself(clips: Path, tm
 
 
 def _fresh(clips: list[Clip], pose: str = "raw") -> A2LM:
-    return stage.build_a2lm(stage._config("small", "mfcc", pose, clips)).eval()
+    return stage.build_a2lm(stage._config("small", "mfcc", pose, list_clips(clips), list_clips(clips))).eval()
 
 
 def test_figures_by_hand(clips: Path) -> None:

@@ -1,0 +1,183 @@
+"""kill -9 at random moments: after the same command again everything has the bytes of a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import multiprocessing.util
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import files
+from conftest import talker
+from made_up import make_clip
+
+from reliability.conftest import Tally
+from reliability.outcome import Outcome, is_whole, run_cli
+from spear.checkpoint import read_tensors
+
+pytestmark = pytest.mark.reliability
+
+KILLS = 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command, and how what it needs is made in an empty folder."""
+
+    args: tuple[str, ...]
+    prepare: Callable[[Path], None]
+    outputs: str
+    """The folder whose files it makes, all of them."""
+
+
+def _videos(root: Path) -> None:
+    (root / "videos").mkdir()
+    for seed in range(3):
+        talker(root / "videos" / f"talker_{seed}.mp4", seed, seconds=0.6)
+
+
+def _clips(root: Path) -> None:
+    _videos(root)
+    assert _spear("preprocess", "videos", root=root).done
+
+
+def _training_clips(root: Path) -> None:
+    for number, split in enumerate(["train", "train", "train", "val"]):
+        make_clip(root / "clips" / f"c{number}", frames=25, seed=number, split=split)
+
+
+def _speech_and_face(root: Path) -> None:
+    (root / "out").mkdir()
+    for name, seed in (("speech", 5), ("face", 1)):
+        talker(root / f"{name}.mp4", seed, seconds=0.6)
+
+
+RENDER = ("render", "--audio", "speech.mp4", "--ref", "face.mp4", "-o", "out/out.mp4", "--sheet", "out/out.png")
+CASES = {
+    "preprocess": Case(("preprocess", "videos"), _videos, "clips"),
+    "landmarks": Case(("landmarks",), _clips, "clips"),
+    "extract-audio-features": Case(("extract-audio-features", "--encoder", "mfcc"), _clips, "clips"),
+    "train-a2lm": Case(("train-a2lm", "--epochs", "5"), _training_clips, "models"),
+    "train-lm2face": Case(
+        ("train-lm2face", "--epochs", "2", "--frames-per-clip", "1", "--refs", "3"), _training_clips, "models"
+    ),
+    "render": Case(RENDER, _speech_and_face, "out"),
+    "render --adapt": Case((*RENDER, "--adapt", "2"), _speech_and_face, "out"),
+}
+
+
+def _as_a_user(note: Path, die_at: int | None) -> None:
+    """What a fork of the test inherits and a shell's child does not; and states saved often, for kills to hit.
+
+    Notes when the command began and how often it touched a file. die_at: the process kills itself before that touch.
+    """
+    from spear import training
+
+    multiprocessing.set_start_method("fork", force=True)
+    training.AUTOSAVE_SECONDS = 0.1
+    began, counter, touches = time.monotonic(), itertools.count(1), [0]
+
+    def hook(event: str, args: tuple[object, ...]) -> None:
+        if event in _TOUCHES and not str(args[0]).endswith((".py", ".pyc", ".so")):
+            touches[0] = next(counter)
+            if touches[0] == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    tell = lambda: note.write_text(json.dumps({"began": began, "touches": touches[0]}))  # noqa: E731
+    multiprocessing.util.Finalize(None, tell, exitpriority=0)
+
+
+_TOUCHES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "tempfile.mkstemp", "shutil.rmtree"}
+
+
+def _spear(*args: str, root: Path, timeout: float = 120, die_at: int | None = None) -> Outcome:
+    """Run a command with its cache and its temporary folder below `root`; killed after `timeout` s."""
+    (root / "tmp").mkdir(exist_ok=True)
+    ready = partial(_as_a_user, root.parent / "note", die_at)
+    where = {"XDG_CACHE_HOME": str(root / "cache"), "TMPDIR": str(root / "tmp"), "OMP_NUM_THREADS": "1"}
+    return run_cli(*args, cwd=root, timeout=timeout, prepare=ready, watch=False, **where)
+
+
+def _moments(root: Path, case: Case, seed: int) -> Iterator[dict[str, float]]:
+    """When to kill: half by the clock, half before a file is touched. Another machine's load changes the first only."""
+    began = time.monotonic()
+    whole = _spear(*case.args, root=root)
+    ended = time.monotonic()
+    assert whole.done, whole
+    note = json.loads((root.parent / "note").read_text())
+    random = np.random.default_rng(seed)
+    for _ in range(KILLS // 2):
+        yield {"timeout": random.uniform(note["began"] - began, ended - began)}
+        yield {"die_at": int(random.integers(1, note["touches"] + 1))}
+
+
+def _made(root: Path) -> dict[str, object]:
+    """What every file holds, by name: its digest, but of logs and states without the time that training took.
+
+    TensorBoard's files are left out: their names and rows are times.
+    """
+    found: dict[str, object] = {}
+    for name, (_, digest) in files(root).items():
+        if "tensorboard" in name:
+            continue
+        if name.endswith(".log.jsonl"):
+            rows = [json.loads(line) for line in (root / name).read_text().splitlines()]
+            found[name] = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+        elif name.endswith("state.safetensors"):
+            tensors, about = read_tensors(root / name)
+            said = {key: value for key, value in about.items() if key not in ("seconds", "sha256")}
+            found[name] = said, {key: value.numpy().tobytes() for key, value in tensors.items()}
+        else:
+            found[name] = digest
+    return found
+
+
+def _temporary(root: Path) -> list[str]:
+    """Temporary files and folders, and all that is in the temporary folder."""
+    paths = [path for path in root.rglob("*") if path.name.startswith(".spear-") or path.parent == root / "tmp"]
+    return [str(path.relative_to(root)) for path in paths]
+
+
+def _torn(root: Path) -> list[str]:
+    """Files with a final name that are not whole. The last line of a log may be: the next run drops it."""
+    return [name for name in files(root) if not Path(name).name.startswith(".") and "tensorboard" not in name
+            and not name.endswith(".log.jsonl") and not is_whole(root / name)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kills_leave_no_trace(name: str, tmp_path: Path, tally: Tally) -> None:
+    case = CASES[name]
+    given, unbroken = tmp_path / "given", tmp_path / "unbroken"
+    given.mkdir()
+    case.prepare(given)
+    shutil.copytree(given, unbroken)
+    moments = [*_moments(unbroken, case, seed=len(name))]
+    wanted = _made(unbroken)
+    assert _temporary(unbroken) == []
+    assert any(path.startswith(case.outputs) for path in wanted.keys() - _made(given).keys())
+    hit = 0
+    for moment in moments:
+        root = tmp_path / "killed"
+        shutil.copytree(given, root)
+        hit += _spear(*case.args, root=root, **moment).code in (None, -signal.SIGKILL)
+        torn = _torn(root)
+        again = _spear(*case.args, root=root)
+        assert again.done, (again, moment)
+        made, left = _made(root), _temporary(root)
+        lost = [path for path, what in wanted.items() if made.get(path) != what]
+        tally.add(partial=len(torn) + len(left), bytes_lost=len(lost))
+        assert (torn, left, lost, made.keys() - wanted.keys()) == ([], [], [], set()), moment
+        shutil.rmtree(root)
+    assert hit >= KILLS // 2  # by the clock it may be too late
