@@ -76,6 +76,11 @@ class ClipRows(Sequence[Clip]):
         return self.chosen(rows)
 
     @property
+    def speakers(self) -> list[str]:
+        """Of each clip."""
+        return [self.about["speakers"][number] for number in self.columns["speaker"].tolist()]
+
+    @property
     def encoders(self) -> list[str]:
         """Those of which there are features, of any of the clips that were listed together."""
         return list(self.about["settings"])
@@ -217,6 +222,11 @@ def _times(root: Path, names: list[str]) -> dict[str, list[int]]:
             paths = [root / name, root / name / "clip.json"] if name else [root]
             times[name] = [path.stat().st_mtime_ns for path in paths]
     return times
+
+
+def listed(clips: Sequence[Clip]) -> ClipRows:
+    """The same clips with what is known of them in columns."""
+    return clips if isinstance(clips, ClipRows) else list_clips(clips)
 
 
 def list_clips(clips: Sequence[Clip], progress: Progress = no_progress) -> ClipRows:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spear.clip import Clip
+from spear.clip_index import listed
 from spear.errors import SpearError
 from spear.nets.a2lm import A2LMConfig, carried_lower_face, mouth_shapes
 from spear.points import LOWER, Array, head_motion, lip_opening, pose_input
@@ -57,14 +58,16 @@ def usable_clips(clips: list[Clip], report: Report, encoder: str | None = None) 
 
 def data_digest(clips: Sequence[Clip]) -> str:
     """Tells whether a training is resumed on the data that it began with."""
-    lines = [f"{clip.id} {clip.fingerprint} {clip.facts.av_offset}" for clip in clips]
+    known = listed(clips).columns
+    marks = known["fingerprint"].tobytes().hex(" ", known["fingerprint"].shape[1]).split()
+    lines = [" ".join(map(str, row)) for row in zip(listed(clips).ids, marks, known["av_offset"].tolist(), strict=True)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 class Turns:
     """Counted one after the other, item 0 so often, then item 1 ...; eight bytes an item."""
 
-    def __init__(self, counts: Sequence[int]) -> None:
+    def __init__(self, counts: Sequence[int] | NDArray[Any]) -> None:
         self._ends = np.cumsum(np.asarray(counts, np.int64))
 
     def __len__(self) -> int:
@@ -129,9 +132,9 @@ class SpeechWindows(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, clips: Sequence[Clip], config: A2LMConfig, seed: int) -> None:
-        self.config, self.seed, self._clips = config, seed, clips
-        self._parts = Turns([max(1, clip.facts.frames // config.window) for clip in clips])
-        self.copies = sum(len(self._speeds(clip)) for clip in clips)
+        self.config, self.seed, self._clips = config, seed, listed(clips)
+        self._parts = Turns(np.maximum(1, self._clips.columns["frames"] // config.window))
+        self.copies = int(np.isfinite(self._clips.columns[f"speeds.{config.encoder}"]).sum()) if config.light else 0
         """How many changed copies of speech there are."""
 
     def _speeds(self, clip: Clip) -> list[float]:

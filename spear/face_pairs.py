@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spear.clip import CROP, Clip
+from spear.clip_index import listed
 from spear.dataset import Turns, cached_points, spread_at_random
 from spear.errors import SpearError
 from spear.nets.lm2face import Lm2FaceConfig, blend_mask, image_tensor, sketch_tensor
@@ -67,7 +68,11 @@ class FacesOfClips(Sequence[Faces]):
     """The same of many clips, each made when it is asked for."""
 
     def __init__(self, clips: Sequence[Clip], kept: bool = False) -> None:
-        self._clips, self._kept = clips, kept
+        self._clips, self._kept = listed(clips), kept
+
+    def known(self) -> list[tuple[str, int]]:
+        """Speaker and frames of each, told without making it."""
+        return list(zip(self._clips.speakers, self._clips.columns["frames"].tolist(), strict=True))
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -85,7 +90,8 @@ class FacePairs(Dataset[dict[str, Tensor]]):
         self, faces: Sequence[Faces], config: Lm2FaceConfig, per_clip: int, seed: int, augment: bool = True
     ) -> None:
         self.config, self.seed, self.augment, self._faces = config, seed, augment, faces
-        counts = _balanced([(f.speaker, max(per_clip, per_clip * f.frames // _USUAL_FRAMES)) for f in faces])
+        known = faces.known() if isinstance(faces, FacesOfClips) else [(f.speaker, f.frames) for f in faces]
+        counts = _balanced([(who, max(per_clip, per_clip * frames // _USUAL_FRAMES)) for who, frames in known])
         self._turns = Turns(counts)
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-PATIENCE = {int(signal.SIGINT): 1.0, int(signal.SIGTERM): 7.0}
+PATIENCE = {int(signal.SIGINT): 0.8, int(signal.SIGTERM): 7.0}
 """Seconds that the step in progress gets to end after each signal; a second signal is obeyed at once."""
 
 

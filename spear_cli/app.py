@@ -87,6 +87,9 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except SpearError as error:
             fail(error)
+            if getattr(error, "code", 0) > 128:  # a signal: all is saved, and taking torch apart takes half a second
+                sys.stdout.flush()
+                os._exit(error.code)  # type: ignore[attr-defined]
             raise typer.Exit(getattr(error, "code", 1)) from None
         except KeyboardInterrupt:
             fail(SpearError("interrupted; run the same command again to go on"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import struct
+import zlib
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -117,6 +118,7 @@ def test_25_fps_shows_what_is_on_screen_in_the_middle_of_each_frame_from_any_pla
     wanted = [min(count - 1, math.floor((Fraction(2 * i + 1, 50) + late) * rate)) for i in range(len(whole))]
     off = [(i, number(frame), n) for i, (frame, n) in enumerate(zip(whole, wanted, strict=True)) if number(frame) != n]
     assert len(whole) == round(count / rate * 25)
+    assert footage.doubts == []
     assert len(off) <= (1 if rate.denominator > 1 else 0), off  # there the rounding can tip one frame over
     for start, stop in ((0, 3), (17, 18), (31, 44), (len(whole) - 2, len(whole))):
         assert same(list(footage.frames(start, stop)), whole[start:stop])
@@ -332,6 +334,47 @@ def test_damage_in_the_middle_is_told(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(UnusableClip, match=r"a\.mp4 is damaged after \d+ frames \(.*\); cut or replace it$"):
         list(Footage(path).frames())
+
+
+def test_a_packet_that_gives_no_picture_is_counted(tmp_path: Path) -> None:
+    """Three whole pictures are replaced by noise: MPEG-4 skips them without a word."""
+    path = make(tmp_path / "a.mkv", 20, options={"g": "1"})
+    with av.open(str(path)) as file:
+        packets = [bytes(packet) for packet in file.demux() if packet.size]
+    data = path.read_bytes()
+    for k in (0, 1, 2):
+        assert data.count(packets[k]) == 1
+        data = data.replace(packets[k], b"\x00" * len(packets[k]))
+    path.write_bytes(data)
+    footage = Footage(path)
+    list(footage.frames())
+    assert footage.doubts[0] == "3 of 20 pictures cannot be decoded; the one before stands for each"
+
+
+@pytest.mark.parametrize(
+    ("length", "doubts"), [(b"0.840", []), (b"0.920", ["it announces 23 frames of 1/25 s and has 20"])]
+)
+def test_a_length_that_the_file_does_not_have_is_told(tmp_path: Path, length: bytes, doubts: list[str]) -> None:
+    path = make(tmp_path / "a.mkv", 20)
+    whole = path.read_bytes()
+    assert whole.count(b"00:00:00.800") == 1
+    path.write_bytes(whole.replace(b"00:00:00.800", b"00:00:0" + length))
+    footage = Footage(path)
+    list(footage.frames())
+    assert footage.doubts == doubts
+
+
+@pytest.mark.parametrize("size", [(60_000, 60_000), (9_000, 4_000)])
+def test_a_picture_that_fills_the_memory_is_not_read(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "large.png"
+    header = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(
+        UnusableClip, match=r"large\.png (announces pictures of 9000x4000; H.264|cannot be read|has no frame)"
+    ):
+        Footage(path)
 
 
 def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import ranked_training
 import torch
-from command_line import _FORKS, complaint, forked_spear, mind_signals
+from command_line import FORKS, complaint, forked_spear, mind_signals
 from made_up import make_clip
 from torch import Tensor
 
@@ -58,8 +58,8 @@ def _save_again_and_again(path: Path, told: Connection) -> None:
 def test_kill_9_while_a_checkpoint_of_100_mb_is_saved(tmp_path: Path, tally: Any) -> None:
     path, chance, committed = tmp_path / "net.safetensors", random.Random(0), 0
     for _ in range(KILLS):
-        told, tells = _FORKS.Pipe(duplex=False)
-        process = _FORKS.Process(target=_save_again_and_again, args=(path, tells))
+        told, tells = FORKS.Pipe(duplex=False)
+        process = FORKS.Process(target=_save_again_and_again, args=(path, tells))
         process.start()
         committed = told.recv()
         time.sleep(chance.uniform(0, 1.0))
@@ -105,7 +105,7 @@ def _train(cwd: Path, models: str, name: str, stop: int | None) -> None:
 
 
 def _run(*args: Any) -> int:
-    process = _FORKS.Process(target=_train, args=args)
+    process = FORKS.Process(target=_train, args=args)
     process.start()
     process.join(300)
     assert process.exitcode is not None, "the training does not end"
@@ -162,13 +162,14 @@ def test_a_signal_stops_a_training_soon(root: Path, name: str, number: int, code
         sent = time.monotonic()
         out, errors = process.communicate(timeout=60)
         took = time.monotonic() - sent
+    crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # the limits are of a machine with nothing else to do
     assert (process.returncode, out) == (code, ""), errors
     assert errors.startswith("error: stopped ")
     assert "; run the same command again to go on" in errors
     assert errors.count("\n") == 1
     assert children
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    assert took < limit
+    assert took < limit * crowd
     if "after step" in errors:
         step = int(errors.split("after step ")[1].split(";")[0])
         assert read_about(models / f"{name}.state" / "state.safetensors")["step"] == step
