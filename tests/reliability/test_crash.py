@@ -155,7 +155,7 @@ def _made(root: Path) -> dict[str, object]:
 
 
 def _temporary(root: Path) -> list[str]:
-    """Temporary files and folders, and all that is in the temporary folder but torch's cache, which has a fixed name."""
+    """Temporary files, and what is in the temporary folder but torch's cache, which has a fixed name."""
     paths = {*root.rglob(".spear-*"), *(root / "tmp").iterdir()} - {*(root / "tmp").glob("torchinductor_*")}
     return sorted(str(path.relative_to(root)) for path in paths)
 
