@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,17 @@ def info_digest(value: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+def _check_types(info: ClipInfo) -> None:
+    """Raises TypeError for a value of another type than the field's, or no frame: somebody has edited it."""
+    kinds = {"str": str, "int": int, "float": int | float, "bool": bool, "list": list, "dict": dict, "None": type(None)}
+    for known in fields(info):
+        value = getattr(info, known.name)
+        if not any(isinstance(value, kinds[kind.split("[")[0]]) for kind in str(known.type).split(" | ")):
+            raise TypeError(f"{known.name} is {value!r:.40}, no {known.type}")
+    if info.frames < 1:
+        raise TypeError(f"{info.frames} frames")
+
+
 @dataclass(frozen=True)
 class Facts:
     """What of a clip must be known before it is read: an index of all clips has it in columns. speeds: by encoder, how
@@ -124,7 +136,9 @@ class Clip:
         return self.folder / "latents.safetensors"
 
     def features_path(self, encoder: str) -> Path:
-        """Where the features of one audio encoder stand."""
+        """Where the features of one audio encoder stand. Raises SpearError for a name that leads out of the folder."""
+        if not re.fullmatch(r"[\w-][\w.-]*", encoder):
+            raise SpearError(f"{encoder!r} is no name of an audio encoder; give a model or --encoder that has one")
         return self.folder / f"{encoder}.safetensors"
 
     @cached_property
@@ -149,7 +163,9 @@ class Clip:
                 f"{self.info_path} has format {found}, this spear reads {FORMAT}; run `spear preprocess` again"
             )
         try:
-            return ClipInfo(**{name: part for name, part in value.items() if name != "sha256"})
+            info = ClipInfo(**{name: part for name, part in value.items() if name != "sha256"})
+            _check_types(info)
+            return info
         except TypeError as error:
             raise SpearError(f"{self.info_path} is damaged ({error}); run `spear preprocess` again") from error
 

@@ -50,6 +50,7 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
     path = models / f"{task.name}.state" / "state.safetensors"
     state = TrainingState(path, settings, task.modules, task.optimisers, average)
     state.resume()
+    _require_best(state.place, models / f"{task.name}.safetensors")
     run, trained = _Run(task, schedule, models, accelerator, state), Trained(state.place.figures)
     if run.is_over() and not run.is_due():
         return trained
@@ -61,6 +62,12 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
         raise run.interrupted(signals.number) from None
     trained.figures = state.place.figures
     return trained
+
+
+def _require_best(place: Place, path: Path) -> None:
+    """Raises SpearError where the best checkpoint of a training that goes on is gone; it would not be made again."""
+    if not math.isinf(place.best) and not path.is_file():
+        raise SpearError(f"{path} is gone, which this training made; restore a copy, or use --restart to begin anew")
 
 
 def begin_anew(models: Path, name: str) -> None:

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,6 +83,8 @@ class _Group(TyperGroup):
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make busy cores 10 times slower
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")  # they are for developers: `python -W default -m spear_cli ...`
         signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().invoke(ctx)
