@@ -28,7 +28,7 @@ from spear.storage import INDEX, InFolder, InTar, Member, index_forgotten
 PACKED = "index.safetensors"
 """Beside the tars of `spear pack`, written last."""
 _NAME = "clips.safetensors"
-_VERSION = 1
+_VERSION = 2
 _WATCHED = 1000
 """Clips whose times of change are looked at."""
 _RECENT = 2048
@@ -37,8 +37,8 @@ _ENDS = b"\0"
 """Between two ids: the one character that no file name has."""
 Columns = dict[str, NDArray[Any]]
 """Each with a row for every clip: split, speaker (number in about["speakers"]), frames, av_offset, has_audio,
-fingerprint (8 bytes), landmarks (whether they fit); of each encoder features.<name>: number in about["settings"], -1
-where none fit, and speeds.<name>, NaN where there are fewer. Of packed
+fingerprint (8 bytes), landmarks (number in about["landmarks"], -1 where none fit); of each encoder features.<name>:
+number in about["settings"], -1 where none fit, and speeds.<name>, NaN where there are fewer. Of packed
 clips also shard, and <file>.start and .size, -1 where absent."""
 
 
@@ -90,7 +90,7 @@ class ClipRows(Sequence[Clip]):
 
         Raises SpearError, naming the stage to run, where none is left.
         """
-        fit = self.columns["landmarks"].copy()
+        fit = self.columns["landmarks"] >= 0
         if encoder is not None:
             fit &= self.columns.get(f"features.{encoder}", np.full(len(self), -1)) >= 0
             fit &= self.columns["has_audio"]
@@ -122,14 +122,24 @@ class ClipRows(Sequence[Clip]):
 
 def same_settings(encoder: str, *parts: ClipRows) -> dict[str, Any]:
     """What the features of clips that were listed together were made with. Raises SpearError where that differs."""
-    first = parts[0].columns[f"features.{encoder}"][0]
+    command = f"extract-audio-features --encoder {encoder}"
+    number = _same(f"features.{encoder}", f"{encoder}.safetensors", command, parts)
+    return dict(parts[0].about["settings"][encoder][number])
+
+
+def same_detector(*parts: ClipRows) -> dict[str, Any]:
+    """The same of their landmarks."""
+    return dict(parts[0].about["landmarks"][_same("landmarks", "landmarks.safetensors", "landmarks", parts)])
+
+
+def _same(column: str, file: str, command: str, parts: Sequence[ClipRows]) -> int:
+    first = parts[0].columns[column][0]
     for part in parts:
-        for row in np.flatnonzero(part.columns[f"features.{encoder}"] != first)[:1]:
+        for row in np.flatnonzero(part.columns[column] != first)[:1]:
             raise SpearError(
-                f"{part[row].features_path(encoder)} was made with other settings than the rest; "
-                f"run `spear extract-audio-features --encoder {encoder}` again"
+                f"{part[row].folder / file} was made with other settings than the rest; run `spear {command}` again"
             )
-    return dict(parts[0].about["settings"][encoder][first])
+    return int(first)
 
 
 def _reason(clip: Clip, encoder: str | None) -> str | None:
@@ -221,7 +231,7 @@ def listed(clips: Sequence[Clip]) -> ClipRows:
 
 def list_clips(clips: Sequence[Clip], progress: Progress = no_progress) -> ClipRows:
     """What is to be known of each clip; all of one folder. Raises SpearError where one is damaged."""
-    speakers, settings = _Numbers(), dict[str, _Numbers]()
+    speakers, detectors, settings = _Numbers(), _Numbers(), dict[str, _Numbers]()
     rows: list[dict[str, Any]] = []
     for done, listed in enumerate(clips):
         if done % 1000 == 0:
@@ -231,19 +241,20 @@ def list_clips(clips: Sequence[Clip], progress: Progress = no_progress) -> ClipR
         row: dict[str, Any] = {
             "split": SPLITS.index(facts.split), "speaker": speakers(facts.speaker), "frames": facts.frames,
             "av_offset": facts.av_offset, "has_audio": facts.has_audio, "fingerprint": facts.fingerprint,
-            "landmarks": False,
+            "landmarks": -1,
         }  # fmt: skip
         for path in sorted(clip.folder.glob("*.safetensors")):
             about = _about(clip, path)
             fits = about.get("clip") == facts.fingerprint
             if path == clip.landmarks_path:
-                row["landmarks"] = fits
+                row["landmarks"] = detectors(about["settings"]) if fits else -1
             elif "encoder" in about:
                 known = settings.setdefault(path.stem, _Numbers())
                 row[f"features.{path.stem}"] = known(about["settings"]) if fits else -1
                 row[f"speeds.{path.stem}"] = about["speeds"] if fits else []
         rows.append(row)
-    about = {"speakers": speakers.values, "settings": {name: known.values for name, known in sorted(settings.items())}}
+    about = {"speakers": speakers.values, "landmarks": detectors.values,
+             "settings": {name: known.values for name, known in sorted(settings.items())}}  # fmt: skip
     return ClipRows(clips[0].folder.parent, [clip.id for clip in clips], _columns(rows, list(settings)), about)
 
 
@@ -261,7 +272,7 @@ def _columns(rows: list[dict[str, Any]], encoders: list[str]) -> Columns:
 
     columns = {name: column(name, dtype) for name, dtype in (
         ("split", np.uint8), ("speaker", np.int32), ("frames", np.int32), ("av_offset", np.int32),
-        ("has_audio", np.bool_), ("landmarks", np.bool_), *((f"features.{name}", np.int32) for name in encoders),
+        ("has_audio", np.bool_), ("landmarks", np.int32), *((f"features.{name}", np.int32) for name in encoders),
     )}  # fmt: skip
     marks = b"".join(bytes.fromhex(row["fingerprint"]) for row in rows)
     columns["fingerprint"] = np.frombuffer(marks, np.uint8).reshape(len(rows), -1).copy()

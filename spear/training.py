@@ -51,6 +51,7 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
     path = models / f"{task.name}.state" / "state.safetensors"
     state = TrainingState(path, settings, task.modules, task.optimisers, average)
     state.resume()
+    _require_best(state.place, models / f"{task.name}.safetensors")
     run, trained = _Run(task, schedule, models, accelerator, state), Trained(state.place.figures)
     if run.is_over() and not run.is_due():
         return trained
@@ -64,6 +65,12 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
         raise run.interrupted(signals.number) from None
     trained.figures = state.place.figures
     return trained
+
+
+def _require_best(place: Place, path: Path) -> None:
+    """Raises SpearError where the best checkpoint of a training that goes on is gone; it would not be made again."""
+    if not math.isinf(place.best) and not path.is_file():
+        raise SpearError(f"{path} is gone, which this training made; restore a copy, or use --restart to begin anew")
 
 
 def begin_anew(models: Path, name: str) -> None:
@@ -142,14 +149,23 @@ class _Run:
 
     def go(self, log: TrainingLog, signals: Signals, progress: Progress, trained: Trained) -> None:
         """Step after step, from where the state is. Raises Stopped after a signal."""
-        place = self.place
-        began = last_saved = time.monotonic()
-        started = began - place.seconds
         if self.is_due():
             with signals.stops_at_once():
                 self.validate(log)
         batches = Batches(self.task.data, self.batches(), self.task.workers)
-        ahead = iter(batches)
+        try:
+            self._go_through(batches, log, signals, progress, trained)
+        except Stopped:
+            batches.stop()
+            raise
+        self.save()
+
+    def _go_through(
+        self, batches: Batches, log: TrainingLog, signals: Signals, progress: Progress, trained: Trained
+    ) -> None:
+        place, ahead = self.place, iter(batches)
+        began = last_saved = time.monotonic()
+        started = began - place.seconds
         while not self.is_over():
             with signals.stops_at_once():
                 batch = next(ahead)
@@ -170,7 +186,6 @@ class _Run:
                 self.save()
                 last_saved = time.monotonic()
         trained.seconds, trained.waited = time.monotonic() - began, batches.waited
-        self.save()
 
     def interrupted(self, number: int) -> InterruptedTraining:
         """Save the state where it is whole, and tell how to go on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -163,6 +164,8 @@ def training_log(models: Path, name: str, step: int) -> Iterator[TrainingLog]:
     from torch.utils.tensorboard import SummaryWriter
 
     models.mkdir(parents=True, exist_ok=True)
+    if step == 0:  # sheets of an earlier training would stand among those of this one
+        shutil.rmtree(models / f"{name}.samples", ignore_errors=True)
     path = models / f"{name}.log.jsonl"
     old = path.read_text().splitlines() if path.exists() and step else []
     kept = [line for line in old if line.endswith("}") and json.loads(line)["step"] <= step]

@@ -15,7 +15,7 @@ from made_up import make_clip, track
 from spear import clip_index
 from spear.checkpoint import read_about
 from spear.clip import Clip
-from spear.clip_index import ClipRows, indexed_clips, same_settings
+from spear.clip_index import ClipRows, indexed_clips, same_detector, same_settings
 from spear.errors import SpearError
 from spear.progress import Report
 from spear.storage import INDEX
@@ -111,7 +111,7 @@ def test_an_index_that_is_damaged_or_of_another_version_is_made_again(root: Path
     path = root / INDEX / "clips.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     _same(indexed_clips(root), root)
-    assert read_about(path)["index"] == 1
+    assert read_about(path)["index"] == 2
     assert len(walks) == 2
 
 
@@ -159,6 +159,19 @@ def test_features_of_other_settings(root: Path) -> None:
     assert str(caught.value) == (
         f"{Clip(root / 'c3').features_path('mfcc')} was made with other settings than the rest; "
         "run `spear extract-audio-features --encoder mfcc` again"
+    )
+
+
+def test_landmarks_of_two_detectors(root: Path) -> None:
+    clip = Clip(root / "c3")
+    assert same_detector(indexed_clips(root)) == {"detector": "made up"}
+    points = clip.landmarks()[0]
+    clip.write_landmarks(points, np.ones(len(points), np.float32), {"detector": "another"})
+    rows = indexed_clips(root)
+    with pytest.raises(SpearError) as caught:
+        same_detector(rows.of_split("train"), rows.of_split("val"))
+    assert str(caught.value) == (
+        f"{clip.landmarks_path} was made with other settings than the rest; run `spear landmarks` again"
     )
 
 

@@ -37,7 +37,7 @@ def _log(models: Path) -> list[dict[str, float]]:
 
 def _state(models: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, about = read_tensors(models / "toy.state" / "state.safetensors")
-    return tensors, {name: value for name, value in about.items() if name != "seconds"}
+    return tensors, {name: value for name, value in about.items() if name not in ("seconds", "sha256")}
 
 
 def _sheets(models: Path) -> dict[str, bytes]:
@@ -323,6 +323,24 @@ def test_minutes_end_a_run_and_count_over_resumes(tmp_path: Path) -> None:
     assert _log(tmp_path)[-1]["step"] == about["step"] == _log(tmp_path)[-2]["step"]  # a validation at the end
     assert shown[-1][1] == 1  # seconds, since they are what ends it
     train(tmp_path, changes=minutes, each_step=_at(1, lambda: pytest.fail("no time was left")))
+
+
+def test_a_lost_best_checkpoint_is_noticed(tmp_path: Path) -> None:
+    train(tmp_path)
+    (tmp_path / "toy.safetensors").unlink()
+    with pytest.raises(SpearError) as caught:
+        train(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'toy.safetensors'} is gone, which this training made; "
+        "restore a copy, or use --restart to begin anew"
+    )
+
+
+def test_sheets_of_an_earlier_training_do_not_stand_among_new_ones(tmp_path: Path) -> None:
+    train(tmp_path)
+    (tmp_path / "toy.state/state.safetensors").unlink()
+    train(tmp_path, changes={"epochs": 1})  # 5 steps
+    assert sorted(_sheets(tmp_path)) == ["step_000004.png", "step_000005.png"]
 
 
 def test_best_and_last_checkpoint(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spear.checkpoint import save_checkpoint
 from spear.clip import CROP, Clip
-from spear.clip_index import ClipRows, same_settings
+from spear.clip_index import ClipRows, same_detector, same_settings
 from spear.controls import controls
 from spear.dataset import SpeechWindows, cached_points, data_digest
 from spear.errors import SpearError
@@ -103,7 +103,8 @@ def train_a2lm(
     def export(path: Path, about: dict[str, Any]) -> None:
         save_checkpoint(path, "a2lm", asdict(config), net.state_dict(), training=about, seed=seed, preset=preset)
 
-    settings = {**asdict(config), "preset": preset, "clips": data_digest(train), "copies": data.copies,
+    settings = {**asdict(config), "preset": preset, "clips": data_digest(train), "val": data_digest(val),
+                "landmarks": same_detector(train, val), "copies": data.copies,
                 "learning_rate": schedule.learning_rate}  # fmt: skip
     task = Task("a2lm", {"a2lm": net}, {"adam": optimiser}, data, step, lambda _: _validate(net, val), export, settings)
     return report, fit(task, schedule, models, accelerator, progress)

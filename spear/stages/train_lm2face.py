@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from spear.checkpoint import read_about
+from spear.clip_index import same_detector
 from spear.dataset import data_digest
 from spear.errors import SpearError
 from spear.face_pairs import FacePairs, FacesOfClips
+from spear.files import sha256_of
 from spear.latents import keep_latents
 from spear.nets.autoencoder import load_autoencoder
 from spear.nets.lm2face import Lm2Face, Lm2FaceConfig, build_lm2face
 from spear.painter import load_lm2face
-from spear.pretrained.perceptual import PerceptualLoss, autoencoder_perceptual, find_vgg19, load_perceptual
+from spear.pretrained.perceptual import autoencoder_perceptual, find_vgg19, load_perceptual
 from spear.pretrained.vae import DEFAULT as DEFAULT_VAE
 from spear.pretrained.vae import load_kl_autoencoder
 from spear.progress import Progress, Report, no_progress
@@ -65,6 +68,8 @@ def train_lm2face(
     """
     if preset not in PRESETS:
         raise SpearError(f"--preset {preset} is not one of {', '.join(PRESETS)}")
+    if perceptual is None and preset == "paper":
+        perceptual = find_vgg19()
     report = Report()
     schedule, weights = PRESETS[preset]
     if init is not None:
@@ -80,7 +85,8 @@ def train_lm2face(
     train, val = (part.usable(report) for part in clips_of(accelerator, clips, progress))
     torch.manual_seed(seed)
     net = _net(preset, refs, init, vae)
-    perceptual_loss = _perceptual(preset, perceptual).to(accelerator.device)
+    loss = load_perceptual(perceptual) if perceptual else autoencoder_perceptual(load_autoencoder())
+    perceptual_loss = loss.to(accelerator.device)
     net.saves_memory = save_memory
     net.vae.to(accelerator.device)
     if cache_latents:
@@ -91,9 +97,10 @@ def train_lm2face(
         FacePairs(FacesOfClips(part, cache_latents), net.config, count, seed, augment=varied)
         for part, count, varied in ((train, frames_per_clip, not cache_latents), (val, 1, False))
     ]
-    settings = {"preset": preset, "clips": data_digest(train), "frames_per_clip": frames_per_clip,
-                "vae": net.config.vae, "learning_rate": schedule.learning_rate, "perceptual": str(perceptual),
-                "refs": net.config.bank, "init": str(init), "cache_latents": cache_latents,
+    settings = {"preset": preset, "clips": data_digest(train), "val": data_digest(val),
+                "landmarks": same_detector(train, val), "frames_per_clip": frames_per_clip, "vae": net.config.vae,
+                "learning_rate": schedule.learning_rate, "perceptual": perceptual and sha256_of(perceptual),
+                "refs": net.config.bank, "init": init and _identity(init, models), "cache_latents": cache_latents,
                 "decoded_frames": decoded_frames}  # fmt: skip
     about = {"seed": seed, "preset": preset}
     task = face_task(
@@ -101,6 +108,11 @@ def train_lm2face(
         decoded_frames,
     )  # fmt: skip
     return report, fit(task, schedule, models, accelerator, progress)
+
+
+def _identity(init: Path, models: Path) -> str:
+    """The checksum of a checkpoint; its name where this very training will write another one in its place."""
+    return str(init) if init.resolve().parent == models.resolve() else str(read_about(init)["sha256"])
 
 
 def _net(preset: str, refs: int | None, init: Path | None, vae: str | None) -> Lm2Face:
@@ -119,9 +131,3 @@ def _net(preset: str, refs: int | None, init: Path | None, vae: str | None) -> L
         autoencoder = load_kl_autoencoder(vae or DEFAULT_VAE)
         config = Lm2FaceConfig.paper(autoencoder.identity())
     return build_lm2face(config if refs is None else config.with_bank(refs), autoencoder)
-
-
-def _perceptual(preset: str, path: Path | None) -> PerceptualLoss:
-    if path is None and preset == "small":
-        return autoencoder_perceptual(load_autoencoder())
-    return load_perceptual(path or find_vgg19())

@@ -7,18 +7,21 @@ import json
 import multiprocessing
 import multiprocessing.util
 import os
+import re
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from command_line import files
+from command_line import files, mind_signals
 from conftest import talker
 from made_up import make_clip
 
@@ -28,7 +31,7 @@ from spear.checkpoint import read_tensors
 
 pytestmark = pytest.mark.reliability
 
-KILLS = 20
+KILLS, SIGNALS = 20, 8
 
 
 @dataclass(frozen=True)
@@ -77,50 +80,57 @@ CASES = {
 }
 
 
-def _as_a_user(note: Path, die_at: int | None) -> None:
+def as_a_user(
+    note: Path | None = None, at: int | None = None, after: float | None = None, number: int = signal.SIGKILL
+) -> None:
     """What a fork of the test inherits and a shell's child does not; and states saved often, for kills to hit.
 
-    Notes when the command began and how often it touched a file. die_at: the process kills itself before that touch.
+    The process sends itself a signal before it touches a file for the `at`th time, or `after` s. Notes when the command
+    began and how often it touched a file.
     """
     from spear import training
 
     multiprocessing.set_start_method("fork", force=True)
+    mind_signals()
     training.AUTOSAVE_SECONDS = 0.1
     began, counter, touches = time.monotonic(), itertools.count(1), [0]
 
     def hook(event: str, args: tuple[object, ...]) -> None:
         if event in _TOUCHES and not str(args[0]).endswith((".py", ".pyc", ".so")):
             touches[0] = next(counter)
-            if touches[0] == die_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if touches[0] == at:
+                os.kill(os.getpid(), number)
+
+    def tell() -> None:
+        if note is not None:
+            note.write_text(json.dumps({"touches": touches[0], "seconds": time.monotonic() - began}))
 
     sys.addaudithook(hook)
-    tell = lambda: note.write_text(json.dumps({"began": began, "touches": touches[0]}))  # noqa: E731
     multiprocessing.util.Finalize(None, tell, exitpriority=0)
+    if after is not None:
+        if number != signal.SIGKILL:  # else the alarm itself ends it as suddenly, in whatever library it is
+            signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
+        signal.setitimer(signal.ITIMER_REAL, after)
 
 
 _TOUCHES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "tempfile.mkstemp", "shutil.rmtree"}
 
 
-def _spear(*args: str, root: Path, timeout: float = 120, die_at: int | None = None) -> Outcome:
-    """Run a command with its cache and its temporary folder below `root`; killed after `timeout` s."""
+def _spear(*args: str, root: Path, **how: Any) -> Outcome:
+    """Run a command with its cache and its temporary folder below `root`; how: as `as_a_user`."""
     (root / "tmp").mkdir(exist_ok=True)
-    ready = partial(_as_a_user, root.parent / "note", die_at)
     where = {"XDG_CACHE_HOME": str(root / "cache"), "TMPDIR": str(root / "tmp"), "OMP_NUM_THREADS": "1"}
-    return run_cli(*args, cwd=root, timeout=timeout, prepare=ready, watch=False, **where)
+    return run_cli(*args, cwd=root, timeout=120, prepare=partial(as_a_user, **how), watch=False, **where)
 
 
-def _moments(root: Path, case: Case, seed: int) -> Iterator[dict[str, float]]:
-    """When to kill: half by the clock, half before a file is touched. Another machine's load changes the first only."""
-    began = time.monotonic()
-    whole = _spear(*case.args, root=root)
-    ended = time.monotonic()
+def _moments(root: Path, case: Case, seed: int, count: int) -> list[dict[str, Any]]:
+    """When to interrupt: half by the clock, half before a file is touched, whatever the machine's load."""
+    note = root.parent / "note"
+    whole = _spear(*case.args, root=root, note=note)
     assert whole.done, whole
-    note = json.loads((root.parent / "note").read_text())
-    random = np.random.default_rng(seed)
-    for _ in range(KILLS // 2):
-        yield {"timeout": random.uniform(note["began"] - began, ended - began)}
-        yield {"die_at": int(random.integers(1, note["touches"] + 1))}
+    most, random = json.loads(note.read_text()), np.random.default_rng(seed)
+    by_clock = [{"after": random.uniform(0.01, most["seconds"])} for _ in range(count // 2)]
+    return by_clock + [{"at": int(n)} for n in random.integers(1, most["touches"] + 1, count - count // 2)]
 
 
 def _made(root: Path) -> dict[str, object]:
@@ -145,9 +155,9 @@ def _made(root: Path) -> dict[str, object]:
 
 
 def _temporary(root: Path) -> list[str]:
-    """Temporary files and folders, and all that is in the temporary folder."""
-    paths = [path for path in root.rglob("*") if path.name.startswith(".spear-") or path.parent == root / "tmp"]
-    return [str(path.relative_to(root)) for path in paths]
+    """Temporary files, and what is in the temporary folder but torch's cache, which has a fixed name."""
+    paths = {*root.rglob(".spear-*"), *(root / "tmp").iterdir()} - {*(root / "tmp").glob("torchinductor_*")}
+    return sorted(str(path.relative_to(root)) for path in paths)
 
 
 def _torn(root: Path) -> list[str]:
@@ -163,7 +173,7 @@ def test_kills_leave_no_trace(name: str, tmp_path: Path, tally: Tally) -> None:
     given.mkdir()
     case.prepare(given)
     shutil.copytree(given, unbroken)
-    moments = [*_moments(unbroken, case, seed=len(name))]
+    moments = _moments(unbroken, case, len(name), KILLS)
     wanted = _made(unbroken)
     assert _temporary(unbroken) == []
     assert any(path.startswith(case.outputs) for path in wanted.keys() - _made(given).keys())
@@ -171,7 +181,7 @@ def test_kills_leave_no_trace(name: str, tmp_path: Path, tally: Tally) -> None:
     for moment in moments:
         root = tmp_path / "killed"
         shutil.copytree(given, root)
-        hit += _spear(*case.args, root=root, **moment).code in (None, -signal.SIGKILL)
+        hit += _spear(*case.args, root=root, **moment).code in (-signal.SIGKILL, -signal.SIGALRM)
         torn = _torn(root)
         again = _spear(*case.args, root=root)
         assert again.done, (again, moment)
@@ -180,4 +190,43 @@ def test_kills_leave_no_trace(name: str, tmp_path: Path, tally: Tally) -> None:
         tally.add(partial=len(torn) + len(left), bytes_lost=len(lost))
         assert (torn, left, lost, made.keys() - wanted.keys()) == ([], [], [], set()), moment
         shutil.rmtree(root)
-    assert hit >= KILLS // 2  # by the clock it may be too late
+    assert hit >= KILLS // 4  # by the clock it may be too late
+
+
+SAID = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+
+
+@pytest.mark.parametrize("number", SAID, ids=lambda number: number.name)
+@pytest.mark.parametrize("name", ["render", "render --adapt"])
+def test_a_signal_ends_a_render_in_one_line(name: str, number: signal.Signals, tmp_path: Path, tally: Tally) -> None:
+    case, (code, word) = CASES[name], SAID[number]
+    given = tmp_path / "given"
+    given.mkdir()
+    case.prepare(given)
+    root = Path(shutil.copytree(given, tmp_path / "root"))
+    moments, ended = _moments(root, case, code, SIGNALS), 0
+    for moment in moments:
+        shutil.rmtree(root)
+        shutil.copytree(given, root)
+        outcome = _spear(*case.args, root=root, number=number, **moment)
+        left = _temporary(root)
+        tally.add(partial=len(left))
+        assert (left, _processes_in(root)) == ([], []), moment
+        if outcome.code == 0:  # it came too late
+            continue
+        assert re.fullmatch(
+            rf"error: ({word}|stopped after step \d); run the same command again to go on\n", outcome.err
+        )
+        assert (outcome.code, outcome.out, (root / "out/out.mp4").exists()) == (code, "", False)
+        ended += 1
+    assert ended >= SIGNALS // 4
+
+
+def _processes_in(root: Path) -> list[str]:
+    """Processes whose working folder this is."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):
+            if link.readlink() == root:
+                found.append(link.parent.name)
+    return found
