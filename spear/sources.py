@@ -98,7 +98,7 @@ def find_sources(videos: list[Path], layout: str = "auto") -> tuple[list[Source]
 
 def marked(source: Source) -> Source:
     """The same video under an id that tells it apart from another video of its name."""
-    mark = hashlib.sha256(str(source.path.resolve()).encode()).hexdigest()[:6]
+    mark = hashlib.sha256(os.fsencode(source.path.resolve())).hexdigest()[:6]
     return replace(source, id=f"{source.id}-{mark}")
 
 
@@ -166,7 +166,7 @@ def _sound_of(video: Path) -> Path | None:
 def _plain(name: str) -> str:
     """A folder name that every file system takes; a mark keeps apart what the cleaning would make equal."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-")[:120] or "_"
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return plain if plain == name else f"{plain}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:6]}"
 
 
 def assign_splits(sources: list[Source], by: str, seed: int) -> dict[str, str]:
