@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -205,6 +206,22 @@ def test_kills_leave_no_trace(name: str, tmp_path: Path, tally: Tally) -> None:
         assert (torn, left, lost, made.keys() - wanted.keys()) == ([], [], [], set()), moment
         shutil.rmtree(root)
     assert hit >= case.kills // 4  # by the clock it may be too late
+
+
+@pytest.mark.parametrize("name", ["landmarks", "extract-audio-features", "render", "render --adapt"])
+def test_four_processes_at_once_do_what_one_does(name: str, tmp_path: Path) -> None:
+    """On the same clips, to the same output, with the same cache."""
+    case = CASES[name]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    case.prepare(alone)
+    together = Path(shutil.copytree(alone, tmp_path / "together"))
+    assert _spear(*case.args, root=alone).done
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(_spear, *case.args, root=together) for _ in range(4)]
+    for run in runs:
+        assert run.result().done, run.result()
+    assert (_made(together), _temporary(together)) == (_made(alone), [])
 
 
 def test_no_sidecar_stands_beside_another_video(tmp_path: Path) -> None:
