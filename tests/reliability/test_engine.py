@@ -63,7 +63,10 @@ def start(*words: str | Path, cwd: Path, **env: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=300)
+    try:
+        out, err = process.communicate(timeout=300 * patience())
+    finally:
+        process.kill()
     return process.returncode, out, err
 
 
