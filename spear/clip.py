@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from spear.checkpoint import save_tensors
 from spear.clip_info import FORMAT, FPS, ClipInfo, Facts, check_types, info_digest, without_crop
 from spear.errors import SpearError
-from spear.files import read_json, sha256_of, write_json
+from spear.files import read_json, require_text, sha256_of, write_json
 from spear.points import N_POINTS
 from spear.storage import InFolder, Storage, Window, index_forgotten, require_finite
 
@@ -253,6 +253,7 @@ def find_clips(root: Path, split: str | None = None) -> list[Clip]:
         raise SpearError(
             f"{root} is not a folder; run `spear preprocess VIDEOS` first, or give the folder with --clips"
         )
+    require_text(root)
     clips = [Clip(path.parent) for path in sorted(root.glob("*/clip.json"))]
     if not clips:
         raise SpearError(f"no clips in {root}; run `spear preprocess VIDEOS` first, or give the folder with --clips")

@@ -20,6 +20,7 @@ from torch import nn
 from spear.average import WeightAverage
 from spear.clip_index import ClipRows, indexed_clips
 from spear.errors import SpearError
+from spear.files import make_folder, require_room
 from spear.progress import Progress
 from spear.training_loader import Batches
 from spear.training_signals import Signals, Stopped
@@ -54,6 +55,8 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
     run, trained = _Run(task, schedule, models, accelerator, state), Trained(state.place.figures)
     if run.is_over() and not run.is_due():
         return trained
+    make_folder(models)
+    require_room(path, state.size())
     signals = Signals(alone=accelerator.num_processes == 1)
     try:
         with signals.caught(), run.log() as log:

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import time
+import traceback
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -107,6 +108,25 @@ class _Group(TyperGroup):
             where = f" ({error.filename})" if error.filename else ""
             fail(SpearError(f"{error.strerror or error}{where}; check the path, its permissions and the free space"))
             raise typer.Exit(1) from None
+        except (typer.Exit, typer.Abort, TyperException):
+            raise
+        except Exception as error:
+            if os.environ.get("SPEAR_DEBUG"):
+                raise
+            fail(_unexpected(error))
+            raise typer.Exit(1) from None
+
+
+def _unexpected(error: Exception) -> SpearError:
+    """What no stage has foreseen, in one line as well."""
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return SpearError("the memory is full; use smaller pictures, shorter speech or fewer --jobs")
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {error}"[:200]
+    return SpearError(
+        f"{what} ({Path(place.filename).name}, line {place.lineno}); this is a mistake in spear: "
+        "set SPEAR_DEBUG=1 to see where it comes from, and report it"
+    )
 
 
 def _terminate(number: int, frame: Any) -> None:

@@ -188,6 +188,40 @@ def test_a_clip_json_that_somebody_changed_reads_and_writes_nothing_elsewhere(
     assert run_cli("check", "made", cwd=work).code == 1
 
 
+LISTS = {
+    "outside.jsonl": '{"audio": "face.mp4", "ref": "face.png", "out": "../outside.mp4"}',
+    "absolute.csv": "audio,ref,out\nface.mp4,face.png,/tmp/outside.mp4",
+    "no-name.jsonl": r'{"audio": "face.mp4", "ref": "face.png", "out": "\ud800.mp4"}',
+    "null.jsonl": r'{"audio": "face.mp4", "ref": "face.png", "out": "a\u0000.mp4"}',
+    "number.jsonl": '{"audio": 1, "ref": [], "out": {}}',
+    "deep.jsonl": "[" * 100_000,
+    "wide.csv": "audio,ref,out\n" + "a" * 200_000 + ",b,c.mp4",
+    "ref-itself.jsonl": '{"audio": "face.mp4", "ref": "face.mp4", "out": "face.mp4"}',
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_renders_writes_nothing_elsewhere(name: str, work: Path, tally: Tally) -> None:
+    (work / name).write_text(LISTS[name])
+    run = tally.judge(run_cli("render", "--list", name, cwd=work))
+    assert run.clear, run
+    assert run.sound, run
+    assert run.changed == []
+    assert not (work.parent / "outside.mp4").exists()
+
+
+def test_a_video_that_is_left_out_may_be_called_anything(tmp_path: Path, tally: Tally) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    names = [os.fsdecode(b"caf\xe9.mp4"), "new\nline.mp4", "\u202e.mp4"]
+    for name in names:
+        (folder / name).write_text("no video")
+    run = tally.judge(run_cli("preprocess", "videos", cwd=tmp_path))
+    assert run.sound, run
+    rows = [json.loads(line) for line in (tmp_path / "clips" / "skipped.jsonl").read_text().splitlines()]
+    assert {row["source"] for row in rows} == {f"videos/{name}" for name in names}
+
+
 def test_video_names_that_lead_elsewhere_stay_below_the_clips(tmp_path: Path, tiny_talker: Path, tally: Tally) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()

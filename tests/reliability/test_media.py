@@ -366,6 +366,10 @@ def test_faces_that_are_absent_many_or_tiny_are_told_with_frame_numbers(tmp_path
     assert "note: leaves: no face in 4 of 14 frames (4-7)" in run.out
     for info in infos.values():
         assert np.isfinite(info.crop).all()
+    write_wav(tmp_path / "speech.wav", tone(0.2, 16000))
+    shown = run_cli("render", "--audio", "speech.wav", "--ref", "videos/leaves.mp4", "-o", "out.mp4", cwd=tmp_path)
+    assert shown.done, shown
+    assert "note: the ref: no face in 4 of 14 frames (4-7); its place is interpolated there" in shown.out
     run_cli("landmarks", cwd=tmp_path, timeout=100)
     for name in infos:
         points, confidence = Clip(tmp_path / "clips" / name).landmarks()
