@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,85 +16,17 @@ import torch
 from numpy.typing import NDArray
 
 from spear.checkpoint import save_tensors
+from spear.clip_info import FORMAT, FPS, ClipInfo, Facts, check_types, info_digest, without_crop
 from spear.errors import SpearError
 from spear.files import read_json, require_text, sha256_of, write_json
 from spear.points import N_POINTS
 from spear.storage import InFolder, Storage, Window, index_forgotten, require_finite
 
-FPS = 25
 SAMPLE_RATE = 16_000
 SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
 CROP = 256
 """Side of the face crop, px."""
-FORMAT = 2
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class ClipInfo:
-    """What clip.json says. crop: per frame (a, b, x, y), so that crop = [[a, -b], [b, a]] @ source + (x, y), px."""
-
-    source: str
-    source_sha256: str
-    source_size: int
-    source_mtime_ns: int
-    width: int
-    height: int
-    frames: int
-    crop: list[list[float]]
-    missing: list[int]
-    """Frames in which no face was found; their crop is interpolated."""
-    has_audio: bool
-    speaker: str
-    view: str | None
-    emotion: str | None
-    level: int | None
-    split: str
-    split_rule: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    av_offset: int = 0
-    """Frames by which the sound is late (early where negative) and is to be corrected; 0 where that is not certain."""
-    av_offset_r: float | None = None
-    """Correlation of mouth and sound at the offset that fits best, certain or not; None where none was estimated."""
-    remarks: list[str] = field(default_factory=list)
-    """What a person should know of this clip, with frame numbers: see spear.remarks."""
-    files_sha256: dict[str, str] = field(default_factory=dict)
-    """Of face.mp4 and audio.wav; empty in clips of older versions. clip.json also holds its own."""
-    sound: dict[str, Any] | None = None
-    """sha256, size and mtime_ns of the file beside the video that the sound is from; None where it is the video's."""
-    fps: int = FPS
-    format: int = FORMAT
-
-
-def info_digest(value: dict[str, Any]) -> str:
-    """The checksum that clip.json holds of all else in it."""
-    rest = {name: part for name, part in value.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _check_types(info: ClipInfo) -> None:
-    """Raises TypeError for a value of another type than the field's, or no frame: somebody has edited it."""
-    kinds = {"str": str, "int": int, "float": int | float, "bool": bool, "list": list, "dict": dict, "None": type(None)}
-    for known in fields(info):
-        value = getattr(info, known.name)
-        if not any(isinstance(value, kinds[kind.split("[")[0]]) for kind in str(known.type).split(" | ")):
-            raise TypeError(f"{known.name} is {value!r:.40}, no {known.type}")
-    if info.frames < 1:
-        raise TypeError(f"{info.frames} frames")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What of a clip must be known before it is read: an index of all clips has it in columns. speeds: by encoder, how
-    many times faster each changed copy of the speech is; None where no index told them."""
-
-    frames: int
-    speaker: str
-    split: str
-    has_audio: bool
-    av_offset: int
-    fingerprint: str
-    speeds: dict[str, list[float]] | None = None
 
 
 class Clip:
@@ -148,7 +80,7 @@ class Clip:
 
     def brief(self) -> ClipInfo:
         """The same with an empty crop, in a tenth of the time, not kept: for many clips. Raises SpearError as well."""
-        return self.__dict__.get("info") or self._read_info(_without_crop)
+        return self.__dict__.get("info") or self._read_info(without_crop)
 
     def _read_info(self, shorten: Callable[[bytes], bytes]) -> ClipInfo:
         try:
@@ -164,7 +96,7 @@ class Clip:
             )
         try:
             info = ClipInfo(**{name: part for name, part in value.items() if name != "sha256"})
-            _check_types(info)
+            check_types(info)
             return info
         except TypeError as error:
             raise SpearError(f"{self.info_path} is damaged ({error}); run `spear preprocess` again") from error
@@ -193,6 +125,11 @@ class Clip:
             write_json(self.info_path, {**value, "sha256": info_digest(value)})
         self.__dict__.pop("info", None)
         self.__dict__.pop("facts", None)
+
+    def remove_info(self) -> None:
+        """Take clip.json away before face.mp4 and audio.wav change: then the clip is none."""
+        with index_forgotten(self.folder.parent):
+            self.info_path.unlink(missing_ok=True)
 
     def fits(self, path: Path, settings: dict[str, Any]) -> bool:
         """Whether a derived file exists, was made from this clip as it stands, and with these settings."""
@@ -307,13 +244,6 @@ class Clip:
 
 def _features_command(encoder: str) -> str:
     return f"spear extract-audio-features --encoder {encoder}"
-
-
-def _without_crop(text: bytes) -> bytes:
-    """clip.json, four numbers a frame shorter."""
-    begin = text.find(b'"crop": [[')
-    end = text.find(b"]]", begin)
-    return text if min(begin, end) < 0 else text[:begin] + b'"crop": []' + text[end + 2 :]
 
 
 def find_clips(root: Path, split: str | None = None) -> list[Clip]:

@@ -200,7 +200,7 @@ def _preprocess_one(job: _Job, clips: Path, settings: dict[str, Any]) -> tuple[A
     source, clip = job.source, Clip(clips / job.source.id)
     if _compare(clips, source, settings) == (source, job.split_rule):
         return KEPT
-    clip.info_path.unlink(missing_ok=True)  # an older clip that no longer fits must not stand in for one left out
+    clip.remove_info()  # an older clip that no longer fits must not stand in for one left out
     given = [path for path in (source.path, source.sound) if path]
     before, seen = [_stamp(path) for path in given], [_seen(path) for path in given]
     footage = Footage(source.path)

@@ -22,7 +22,7 @@ from command_line import FORKS, complaint, forked_spear, mind_signals
 from made_up import make_clip
 from torch import Tensor
 
-from spear import training
+from spear import training, training_signals
 from spear.checkpoint import read_about, read_tensors, save_tensors
 from spear.clip import Clip
 from spear.stages import train_a2lm, train_lm2face
@@ -87,6 +87,7 @@ def _train(cwd: Path, models: str, name: str, stop: int | None) -> None:
     mind_signals()
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     ranked_training._set_up()
+    training_signals.PATIENCE[int(signal.SIGTERM)] = 600.0  # however busy the machine, the step ends
     compute = training._Run.step
 
     def stopping(run: Any, batch: Any) -> dict[str, float]:

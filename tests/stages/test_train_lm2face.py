@@ -112,7 +112,7 @@ def _train(clips: Path, models: Path, **options: Any) -> list[list[str]]:
     shown: list[str] = []
     options = {"frames_per_clip": 1, "epochs": 1} | options
     train_lm2face(clips, models, progress=lambda done, total, what: shown.append(what), **options)
-    lines = [line for line in shown if not line.startswith("encoding ")]
+    lines = [line for line in shown if not line.startswith(("encoding ", "listing "))]
     return [[word for word in line.split() if word.isalpha()] for line in lines]
 
 
