@@ -23,6 +23,7 @@ from test_video import make
 from reliability.conftest import Tally
 from reliability.outcome import Outcome, run_cli
 from spear.audio import load_audio, write_wav
+from spear.checkpoint import read_tensors, save_tensors
 from spear.clip import Clip
 from spear.video import Footage, VideoWriter
 
@@ -129,6 +130,24 @@ def test_cut_data(name: str, tmp_path: Path, made_clips: Path, tally: Tally) -> 
         run = run_cli("check", path.parent, cwd=tmp_path)
         assert run.code == 1
         assert str(path) in run.out
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("name", ["landmarks", "mfcc", "model"])
+def test_numbers_that_are_not_finite(name: str, tmp_path: Path, made_clips: Path, tally: Tally) -> None:
+    """One NaN in a file that is whole: the metrics of a split name the file, no score is made of it."""
+    clips, models = shutil.copytree(made_clips, tmp_path / "clips"), tmp_path / "models"
+    models.mkdir()
+    trained = run_cli("train-a2lm", "--clips", "clips", "--epochs", "1", cwd=tmp_path, timeout=100)
+    assert trained.done, trained
+    path = models / "a2lm.safetensors" if name == "model" else clips / "c2" / f"{name}.safetensors"
+    tensors, about = read_tensors(path)
+    next(value for value in tensors.values() if value.is_floating_point()).view(-1)[5] = float("nan")
+    save_tensors(path, tensors, {key: value for key, value in about.items() if key not in ("format", "sha256")})
+    run = tally.judge(run_cli("metrics", "--ld", "--split", "test", cwd=tmp_path, timeout=100))
+    assert run.clear, run
+    assert path.name in run.line, run.line
+    assert "finite" in run.line or "NaN" in run.line, run.line
 
 
 def mutated(data: bytes, seed: int) -> bytes:
