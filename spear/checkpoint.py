@@ -112,6 +112,8 @@ def load_checkpoint(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dic
         raise SpearError(
             f"{path} holds a checkpoint of kind {about.get('kind')!r}, {kind!r} is needed here; give that one"
         )
+    if not all(value.isfinite().all() for value in weights.values()):
+        raise SpearError(f"{path} has weights that are not finite; restore a copy or train it again")
     return weights, about
 
 

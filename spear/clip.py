@@ -156,6 +156,7 @@ class Clip:
         if points.shape != (self.facts.frames, N_POINTS, 2):
             raise SpearError(f"{self.landmarks_path} has shape {points.shape}; run `spear landmarks` again")
         require_finite(self.landmarks_path, tensors["points"])
+        require_finite(self.landmarks_path, tensors["confidence"][:, None])
         return points, confidence
 
     def write_features(

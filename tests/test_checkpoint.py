@@ -119,6 +119,14 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_net_of_nan_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a2lm.safetensors"
+    save_checkpoint(path, "a2lm", {}, {"w": torch.tensor([1.0, float("nan")]), "count": torch.tensor(3)})
+    assert complaint(load_checkpoint, path, "a2lm") == (
+        f"{path} has weights that are not finite; restore a copy or train it again"
+    )
+
+
 def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, {"not JSON": {1, 2}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,11 @@ def test_damaged_folder(folder: Path, tmp_path: Path, damage: str) -> None:
         (tmp_path / config.name).write_text(json.dumps(known | changed))
     with pytest.raises(SpearError, match=r"--vae$"):
         load_kl_autoencoder(str(tmp_path))
+
+
+def test_the_network_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *where, **_: asked.append(where))
+    with pytest.raises(SpearError, match="fetch it with `hf download nobody/nothing`"):
+        load_kl_autoencoder("nobody/nothing")
+    assert asked == []

@@ -141,6 +141,7 @@ def test_a_split_file_names_clips_and_no_paths(name: str, work: Path, tally: Tal
     assert run.changed == []
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("name", ["../c1/mfcc", "/etc/passwd", "..", ""])
 def test_a_model_names_an_encoder_and_no_path(name: str, work: Path, tally: Tally) -> None:
     """The encoder that a model wants is a part of a path in every clip's folder."""
@@ -222,6 +223,7 @@ def test_a_video_that_is_left_out_may_be_called_anything(tmp_path: Path, tally: 
     assert {row["source"] for row in rows} == {f"videos/{name}" for name in names}
 
 
+@pytest.mark.reliability
 def test_video_names_that_lead_elsewhere_stay_below_the_clips(tmp_path: Path, tiny_talker: Path, tally: Tally) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()

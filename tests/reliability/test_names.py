@@ -18,7 +18,7 @@ NAMES = [
     os.fsdecode(b"bytes \xff\xfe"), "l" * 240,
 ]  # fmt: skip
 assert len(NAMES) == 24
-FAST = {"with space", "new\nline", os.fsdecode(b"bytes \xff\xfe")}
+FAST = {"new\nline"}
 TRAINED = {"--help", "new\nline", "[red]mark[red]"}
 """With these the trainings run as well, seconds each."""
 
