@@ -29,6 +29,7 @@ _LONGEST_HOLD = 600.0
 Sound that begins so late begins at once."""
 _MOST_HOURS = 4
 """Of sound that is held in memory, 0.9 GB: a file of some bytes may announce years."""
+_TOO_LONG = f"{{}} has more than {_MOST_HOURS} hours of sound; cut it into parts"
 _RATES = (2_000, 800_000)
 """Sample rates of sound, Hz: what is beyond was not recorded, and resampling makes thousands of samples of one."""
 _MOST_PIXELS = 8_192 * 4_352
@@ -45,7 +46,7 @@ def load_audio(path: Path, start: float | None = None) -> Samples:
     for piece in pcm(path, 1, SAMPLE_RATE, start):
         samples.frombytes(piece.tobytes())
         if len(samples) > _MOST_HOURS * 3600 * SAMPLE_RATE:
-            raise UnusableClip(f"{path} has more than {_MOST_HOURS} hours of sound; cut it into parts")
+            raise UnusableClip(_TOO_LONG.format(path))
     return np.frombuffer(samples, np.float32)
 
 
@@ -67,6 +68,8 @@ def pcm(path: Path, channels: int, rate: int, start: float | None = None) -> Ite
     with open_media(path, "a file with speech") as container:
         if not container.streams.audio:
             raise UnusableClip(f"{path} has no audio track; give a file with speech")
+        if _hours(container, path) > _MOST_HOURS:
+            raise UnusableClip(_TOO_LONG.format(path))
         begin = (container.start_time or 0) / av.time_base if start is None else start
         given, position, shift = 0, None, 0  # samples yielded; where the next piece is due; what its clock is off by
         for frame in _resampled(container, path, rate):
@@ -89,6 +92,14 @@ def pcm(path: Path, channels: int, rate: int, start: float | None = None) -> Ite
                 given = position
         if given == 0:
             raise UnusableClip(f"{path} holds no sound at all (0 samples); give a file with speech")
+
+
+def _hours(container: Any, path: Path) -> float:
+    """What the file announces, but no more than its bytes allow: what is written as a stream announces the largest."""
+    seconds: float = (container.duration or 0) / av.time_base
+    if rate := container.streams.audio[0].codec_context.bit_rate:
+        seconds = min(seconds, path.stat().st_size * 8 / rate)
+    return seconds / 3600
 
 
 def _mixed(piece: Samples, channels: int) -> Samples:
@@ -176,15 +187,17 @@ def open_media(path: Path, wanted: str) -> Any:
 
 def _unfit(container: Any) -> str | None:
     """What of the announced picture or sound no program should believe."""
+    for stream in container.streams.video + container.streams.audio:
+        if stream.codec_context is None:
+            return f"has a {stream.type} track of a kind that is not known here; convert it to H.264 and AAC"
     for stream in container.streams.video:
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > _MOST_PIXELS:
             return f"announces pictures of {width}x{height}; H.264 knows up to 8192x4352: make it smaller"
     for stream in container.streams.audio:
-        if not _RATES[0] <= stream.codec_context.sample_rate <= _RATES[1]:
-            return (
-                f"announces {stream.codec_context.sample_rate} samples of sound a second; give speech at 8 kHz or more"
-            )
+        rate = stream.codec_context.sample_rate
+        if not _RATES[0] <= rate <= _RATES[1]:
+            return f"announces {rate} samples of sound a second; give speech at 8,000 or more"
     return None
 
 

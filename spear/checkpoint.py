@@ -19,6 +19,8 @@ from spear.version import __version__
 
 FORMAT = 1
 _KEY = "spear"
+_UNREADABLE = (OSError, SafetensorError, RuntimeError, MemoryError)
+"""What reading raises; the last two where a header announces more than fits into the memory."""
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
@@ -47,7 +49,7 @@ def read_about(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
     except FileNotFoundError as error:
         raise SpearError(f"{path} does not exist") from error
-    except (OSError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise SpearError(f"{path} is not a readable safetensors file ({error}); make it again") from error
     return about_of(path, metadata)
 
@@ -73,8 +75,11 @@ def about_of(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and what is known about them. Raises SpearError where the checksum does not match."""
     about = read_about(path)
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except _UNREADABLE as error:
+        raise SpearError(f"{path} is not a readable safetensors file ({error}); make it again") from error
     return checked(path, tensors, about), about
 
 

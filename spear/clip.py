@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from spear.checkpoint import save_tensors
 from spear.errors import SpearError
-from spear.files import read_json, sha256_of, write_json
+from spear.files import read_json, require_text, sha256_of, write_json
 from spear.points import N_POINTS
 from spear.storage import InFolder, Storage, Window, index_forgotten, require_finite
 
@@ -69,6 +70,17 @@ def info_digest(value: dict[str, Any]) -> str:
     """The checksum that clip.json holds of all else in it."""
     rest = {name: part for name, part in value.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _check_types(info: ClipInfo) -> None:
+    """Raises TypeError for a value of another type than the field's, or no frame: somebody has edited it."""
+    kinds = {"str": str, "int": int, "float": int | float, "bool": bool, "list": list, "dict": dict, "None": type(None)}
+    for known in fields(info):
+        value = getattr(info, known.name)
+        if not any(isinstance(value, kinds[kind.split("[")[0]]) for kind in str(known.type).split(" | ")):
+            raise TypeError(f"{known.name} is {value!r:.40}, no {known.type}")
+    if info.frames < 1:
+        raise TypeError(f"{info.frames} frames")
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,9 @@ class Clip:
         return self.folder / "latents.safetensors"
 
     def features_path(self, encoder: str) -> Path:
-        """Where the features of one audio encoder stand."""
+        """Where the features of one audio encoder stand. Raises SpearError for a name that leads out of the folder."""
+        if not re.fullmatch(r"[\w-][\w.-]*", encoder):
+            raise SpearError(f"{encoder!r} is no name of an audio encoder; give a model or --encoder that has one")
         return self.folder / f"{encoder}.safetensors"
 
     @cached_property
@@ -149,7 +163,9 @@ class Clip:
                 f"{self.info_path} has format {found}, this spear reads {FORMAT}; run `spear preprocess` again"
             )
         try:
-            return ClipInfo(**{name: part for name, part in value.items() if name != "sha256"})
+            info = ClipInfo(**{name: part for name, part in value.items() if name != "sha256"})
+            _check_types(info)
+            return info
         except TypeError as error:
             raise SpearError(f"{self.info_path} is damaged ({error}); run `spear preprocess` again") from error
 
@@ -307,6 +323,7 @@ def find_clips(root: Path, split: str | None = None) -> list[Clip]:
         raise SpearError(
             f"{root} is not a folder; run `spear preprocess VIDEOS` first, or give the folder with --clips"
         )
+    require_text(root)
     clips = [Clip(path.parent) for path in sorted(root.glob("*/clip.json"))]
     if not clips:
         raise SpearError(f"no clips in {root}; run `spear preprocess VIDEOS` first, or give the folder with --clips")

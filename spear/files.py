@@ -97,6 +97,7 @@ def _sync(path: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder that can be written in. Raises SpearError at once where that fails, not after hours of work."""
+    require_text(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()  # it has no name, so that the folder stays as it is
@@ -104,6 +105,14 @@ def make_folder(folder: Path) -> None:
         raise SpearError(
             f"cannot write in {folder}: {error.strerror or error}; choose another folder or change its permissions"
         ) from error
+
+
+def require_text(folder: Path) -> None:
+    """Raises SpearError for a name that is not UTF-8: libraries that read tensors cannot open what is in there."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise SpearError(f"the name of {folder} is no UTF-8 text; rename it") from None
 
 
 def user_cache() -> Path:

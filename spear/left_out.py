@@ -51,6 +51,7 @@ class LeftOut:
         while (records := _listed(folder)) != before:
             rows = (json.dumps(row, sort_keys=True, ensure_ascii=False) for row in read_left_out(self._path))
             text = "".join(f"{row}\n" for row in rows)
+            text = text.encode(errors="backslashreplace").decode()  # names that are no text, as JSON escapes them
             old = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
             if text != old:
                 write_text(self._path, text)

@@ -22,6 +22,7 @@ from spear.errors import SpearError
 from spear.face import DETECTOR, Found, Frame, crop_transform, find_face, steady_face, to_crop, warp_crop
 from spear.files import sha256_of, user_cache
 from spear.points import N_POINTS
+from spear.remarks import on_faces
 from spear.version import __version__
 from spear.video import Footage
 
@@ -53,6 +54,8 @@ class RefFace:
         self._kept = kept
         found = Found(kept.found.points[:stop], kept.found.faces_seen)
         points, self.missing = steady_face(found, footage, choice, "hold")
+        self.remarks = on_faces(found, points, self.missing)
+        """What a person should know of the faces, with frame numbers."""
         self.transforms = crop_transform(points)
         self.points = to_crop(points, self.transforms)
 

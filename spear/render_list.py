@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ def read_list(path: Path, folder: Path | None, suffixes: tuple[str, ...]) -> lis
     for number, values in _lines(path):
         where = f"{path}, line {number}"
         texts = [values.get(column) for column in COLUMNS]
-        if not all(isinstance(text, str) and text and "\0" not in text for text in texts):
+        if not all(isinstance(text, str) and _is_name(text) for text in texts):
             raise SpearError(f"{where}: wants text for audio, ref and out, has {', '.join(map(repr, texts))}")
         audio, ref, name = map(str, texts)
         out = Path(name)
@@ -48,6 +49,14 @@ def read_list(path: Path, folder: Path | None, suffixes: tuple[str, ...]) -> lis
     if not rows:
         raise SpearError(f"{path} has no row; give one with {', '.join(COLUMNS)} for each render")
     return list(rows.values())
+
+
+def _is_name(text: str) -> bool:
+    """Whether a file could be called so."""
+    try:
+        return bool(text) and "\0" not in text and bool(os.fsencode(text))
+    except UnicodeEncodeError:
+        return False
 
 
 def _apart(path: Path, rows: dict[str, Row]) -> None:

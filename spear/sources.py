@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from spear.clip import SPLITS
@@ -38,7 +41,7 @@ _MEAD = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """One video. sound: its audio file, where it lies beside the video."""
 
@@ -69,16 +72,18 @@ def find_sources(videos: list[Path], layout: str = "auto") -> tuple[list[Source]
     """
     if layout not in LAYOUTS:
         raise SpearError(f"--layout {layout} is not one of {', '.join(LAYOUTS)}")
+    for known in (_names_in, _real_folder):
+        known.cache_clear()
     sources: dict[str, Source] = {}
-    seen: set[Path] = set()
+    seen: set[str] = set()
     passed_over: Counter[str] = Counter()
     for top in videos:
         if not top.exists():
             raise SpearError(f"{top} does not exist; give a video or a folder of videos")
         for path in _walk(top, passed_over):
-            if path.resolve() in seen:  # a folder and a part of it were given
+            if (real := _real(path)) in seen:  # a folder and a part of it were given
                 continue
-            seen.add(path.resolve())
+            seen.add(real)
             source = _describe(path, top, layout)
             source = marked(source) if source.id in sources else source
             sources[source.id] = source
@@ -93,22 +98,47 @@ def find_sources(videos: list[Path], layout: str = "auto") -> tuple[list[Source]
 
 def marked(source: Source) -> Source:
     """The same video under an id that tells it apart from another video of its name."""
-    mark = hashlib.sha256(str(source.path.resolve()).encode()).hexdigest()[:6]
+    mark = hashlib.sha256(os.fsencode(source.path.resolve())).hexdigest()[:6]
     return replace(source, id=f"{source.id}-{mark}")
 
 
 def _walk(top: Path, passed_over: Counter[str]) -> Iterator[Path]:
+    """In order of names, depth first; links to folders are not followed."""
     if top.is_file():
         yield top
         return
-    for path in sorted(top.rglob("*")):
-        if any(part.startswith(".") for part in path.relative_to(top).parts) or not path.is_file():
-            continue
-        suffix = path.suffix.lower()
-        if suffix in _VIDEO:
-            yield path
-        elif suffix not in _SOUND:
-            passed_over[suffix] += 1
+    with os.scandir(top) as found:
+        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir():
+            if not entry.is_symlink():
+                yield from _walk(top / entry.name, passed_over)
+        elif entry.is_file():
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if suffix in _VIDEO:
+                yield top / entry.name
+            elif suffix not in _SOUND:
+                passed_over[suffix] += 1
+
+
+def _real(path: Path) -> str:
+    """Where a file really lies. Asked for once for each folder, since all of MEAD has more files than patience."""
+    if path.is_symlink():
+        return os.path.realpath(path)
+    return os.path.join(_real_folder(path.parent), path.name)
+
+
+@lru_cache(maxsize=64)
+def _real_folder(folder: Path) -> str:
+    return os.path.realpath(folder)
+
+
+@lru_cache(maxsize=64)
+def _names_in(folder: Path) -> frozenset[str]:
+    """The files in a folder, and links to such; none where there is no such folder."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return frozenset(entry.name for entry in entries if entry.is_file())
+    return frozenset()
 
 
 def _describe(path: Path, top: Path, layout: str) -> Source:
@@ -129,13 +159,14 @@ def _describe(path: Path, top: Path, layout: str) -> Source:
 
 
 def _sound_of(video: Path) -> Path | None:
-    return next((sound for suffix in _SOUND if (sound := video.with_suffix(suffix)).is_file()), None)
+    names = _names_in(video.parent)
+    return next((video.with_suffix(suffix) for suffix in _SOUND if f"{video.stem}{suffix}" in names), None)
 
 
 def _plain(name: str) -> str:
     """A folder name that every file system takes; a mark keeps apart what the cleaning would make equal."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".-")[:120] or "_"
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return plain if plain == name else f"{plain}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:6]}"
 
 
 def assign_splits(sources: list[Source], by: str, seed: int) -> dict[str, str]:

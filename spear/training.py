@@ -20,6 +20,7 @@ from torch import nn
 from spear.average import WeightAverage
 from spear.clip_index import ClipRows, indexed_clips
 from spear.errors import SpearError
+from spear.files import make_folder, require_room
 from spear.progress import Progress
 from spear.training_loader import Batches
 from spear.training_signals import Signals, Stopped
@@ -54,6 +55,8 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
     run, trained = _Run(task, schedule, models, accelerator, state), Trained(state.place.figures)
     if run.is_over() and not run.is_due():
         return trained
+    make_folder(models)
+    require_room(path, state.size())
     signals = Signals(alone=accelerator.num_processes == 1)
     try:
         with signals.caught(), run.log() as log:
@@ -146,14 +149,23 @@ class _Run:
 
     def go(self, log: TrainingLog, signals: Signals, progress: Progress, trained: Trained) -> None:
         """Step after step, from where the state is. Raises Stopped after a signal."""
-        place = self.place
-        began = last_saved = time.monotonic()
-        started = began - place.seconds
         if self.is_due():
             with signals.stops_at_once():
                 self.validate(log)
         batches = Batches(self.task.data, self.batches(), self.task.workers)
-        ahead = iter(batches)
+        try:
+            self._go_through(batches, log, signals, progress, trained)
+        except Stopped:
+            batches.stop()
+            raise
+        self.save()
+
+    def _go_through(
+        self, batches: Batches, log: TrainingLog, signals: Signals, progress: Progress, trained: Trained
+    ) -> None:
+        place, ahead = self.place, iter(batches)
+        began = last_saved = time.monotonic()
+        started = began - place.seconds
         while not self.is_over():
             with signals.stops_at_once():
                 batch = next(ahead)
@@ -174,7 +186,6 @@ class _Run:
                 self.save()
                 last_saved = time.monotonic()
         trained.seconds, trained.waited = time.monotonic() - began, batches.waited
-        self.save()
 
     def interrupted(self, number: int) -> InterruptedTraining:
         """Save the state where it is whole, and tell how to go on."""

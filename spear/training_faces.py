@@ -90,21 +90,16 @@ class FaceStep:
         weight = part.weight(stop=self.decoded)
         judge.requires_grad_(False)
         fake = self._judged(seen, batch)
-        with self._critic_precision():
+        with half_precision(self.accelerator.device):
             losses["gan"] = generator_loss(judge(fake).float()) * weight
         self._update("lm2face", total + self.weights.gan * losses["gan"])
         judge.requires_grad_(True)
         truth = batch["target"][: len(seen), :, self.net.config.shown_row :]
-        with self._critic_precision():
+        with half_precision(self.accelerator.device):
             real = judge(self._judged(truth, batch)).float()
             losses["critic"] = critic_loss(real, judge(fake.detach()).float()) * weight
         self._update("critic", losses["critic"])
         return losses
-
-    def _critic_precision(self) -> torch.autocast:
-        """Half of it on a GPU alone: a CPU turns its few channels round for longer than it saves."""
-        device = self.accelerator.device
-        return half_precision(device, "fp32" if device.type == "cpu" else "auto")
 
     def _losses(self, painted: Painted, batch: Batch, part: Part) -> tuple[dict[str, Tensor], Tensor]:
         """This process's share of the losses that need no critic, and the blended pictures (b, 3, h, 256) of the frames

@@ -80,6 +80,11 @@ class TrainingState:
     def __post_init__(self) -> None:
         self.settings = json.loads(json.dumps(self.settings))  # as the file gives them back: JSON has no tuples
 
+    def size(self) -> int:
+        """Bytes of the file, about, and of the two checkpoints beside it: what a training will write."""
+        nets = [sum(p.numel() * p.element_size() for p in module.parameters()) for module in self.modules.values()]
+        return 3 * sum(nets) + 3 * nets[0]  # Adam keeps two numbers for each weight; the first net is averaged
+
     def save(self) -> None:
         """Write all of it, whole or absent, without pickle."""
         tensors = {f"average.{i}": value for i, value in enumerate(self.average.weights)}

@@ -7,6 +7,8 @@ import shlex
 import signal
 import sys
 import time
+import traceback
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,6 +84,8 @@ class _Group(TyperGroup):
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make busy cores 10 times slower
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")  # they are for developers: `python -W default -m spear_cli ...`
         signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().invoke(ctx)
@@ -104,6 +108,25 @@ class _Group(TyperGroup):
             where = f" ({error.filename})" if error.filename else ""
             fail(SpearError(f"{error.strerror or error}{where}; check the path, its permissions and the free space"))
             raise typer.Exit(1) from None
+        except (typer.Exit, typer.Abort, TyperException):
+            raise
+        except Exception as error:
+            if os.environ.get("SPEAR_DEBUG"):
+                raise
+            fail(_unexpected(error))
+            raise typer.Exit(1) from None
+
+
+def _unexpected(error: Exception) -> SpearError:
+    """What no stage has foreseen, in one line as well."""
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return SpearError("the memory is full; use smaller pictures, shorter speech or fewer --jobs")
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {error}"[:200]
+    return SpearError(
+        f"{what} ({Path(place.filename).name}, line {place.lineno}); this is a mistake in spear: "
+        "set SPEAR_DEBUG=1 to see where it comes from, and report it"
+    )
 
 
 def _terminate(number: int, frame: Any) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,5 +96,21 @@ def files(folder: Path) -> dict[str, tuple[int, str]]:
 def children_of(pid: int) -> list[int]:
     """The processes that a process has started and that still run."""
     found = Path(f"/proc/{pid}/task").glob("*/children")
-    pids = [int(child) for path in found for child in path.read_text().split()]
-    return [child for child in pids if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z"]
+    pids = []
+    for path in found:
+        with suppress(OSError):  # the thread has just ended
+            pids += [int(child) for child in path.read_text().split()]
+    return [child for child in pids if _lives(child)]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def descendants_of(pid: int) -> list[int]:
+    """Its children, theirs, and so on."""
+    children = children_of(pid)
+    return children + [below for child in children for below in descendants_of(child)]

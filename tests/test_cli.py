@@ -31,7 +31,7 @@ from spear.video import VideoWriter
 
 COMMANDS = (
     "preprocess", "extract-audio-features", "landmarks", "pack", "train-a2lm", "train-lm2face", "render", "metrics",
-    "verify",
+    "status", "verify", "check",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "diffusers", "accelerate", "numpy", "scipy", "mediapipe", "av", "cv2", "decord"}
 
@@ -102,7 +102,10 @@ def test_without_arguments_comes_the_help(tmp_path: Path) -> None:
         ("sing", "no such command 'sing'; see `spear --help`"),
         ("landmarks --nope", "no such option: --nope; see `spear landmarks --help`"),
         ("preprocess", "missing argument 'videos'; see `spear preprocess --help`"),
-        ("render --ref face.mp4", "missing option '--audio'; see `spear render --help`"),
+        (
+            "render --ref face.mp4",
+            "invalid value: give --audio and --ref, or a --list of many; see `spear render --help`",
+        ),
         (
             "render --audio a.wav --ref b.mp4 --adapt -1",
             "invalid value for '--adapt': Input should be greater than or equal to 0; see `spear render --help`",
@@ -190,20 +193,20 @@ FACE_LEFT = "--face left is neither `largest` nor a number from 0 on (0 is the l
 def test_preprocess_refuses(args: str, message: str, bad: Path) -> None:
     before = files(bad)
     assert complaint(forked_spear("preprocess", *args.split(), cwd=bad)) == message
-    after = files(bad)
-    after.pop("clips/skipped.jsonl", None)
+    after = {name: what for name, what in files(bad).items() if "skipped" not in name}
     assert after == before
 
 
 def test_preprocess_goes_on_without_the_unusable(bad: Path) -> None:
-    said = done(spear("preprocess", "good.mp4", "wall.mp4", "text.mp4", cwd=bad)).splitlines()
+    run = spear("preprocess", "good.mp4", "wall.mp4", "text.mp4", cwd=bad)
+    assert (run.code, run.err) == (3, "")
     reasons = {"text.mp4": f"text.mp4 {NO_MEDIA}; give a video or a picture with a face", "wall.mp4": NO_FACE}
-    assert said == [
+    assert run.out.splitlines() == [
         "1 clips done, 0 already there, 2 left out",
         *(f"left out: {name}: {reason}" for name, reason in reasons.items()),
     ]
     kept = [json.loads(line) for line in (bad / "clips/skipped.jsonl").read_text().splitlines()]
-    assert kept == [{"source": name, "reason": reason} for name, reason in reasons.items()]
+    assert kept == [{"source": name, "reason": reason, "stage": "preprocess"} for name, reason in reasons.items()]
 
 
 @pytest.mark.parametrize("command", ["extract-audio-features", "landmarks", "train-a2lm", "train-lm2face"])
@@ -412,7 +415,9 @@ def test_metrics_of_two_folders(talking_videos: Path, tmp_path: Path) -> None:
     for pred, truth in (("talker_0", "talker_1"), ("talker_2", "talker_2"), ("alone", "talker_3")):
         shutil.copy(talking_videos / f"{truth}.mp4", tmp_path / "made" / f"{pred}.mp4")
     words = ("metrics", "made/*.mp4", talking_videos, "--all", "--against", "paper", "--report", "page")
-    table = done(forked_spear(*words, "--csv", cwd=tmp_path))
+    run = forked_spear(*words, "--csv", cwd=tmp_path)
+    assert (run.code, run.err) == (3, "")
+    table = run.out
     rows = list(csv.DictReader(io.StringIO(table)))
     assert [row["clip"] for row in rows] == ["talker_0", "talker_2"]
     assert float(rows[1]["ld_percent"]) == 0 < float(rows[0]["ld_percent"])
@@ -423,7 +428,7 @@ def test_metrics_of_two_folders(talking_videos: Path, tmp_path: Path) -> None:
     assert scores["protocol"]["pairs"] == 2
     assert "left out: made/alone.mp4: nothing of that name in " in "\n".join(scores["notes"])
     assert {"table": 1, "model": "SPEAR", "measured": False, "ld": 1.84, "lvd": 1.28} in scores["against"]
-    shown = done(forked_spear(*words[:-2], cwd=tmp_path))
+    shown = forked_spear(*words[:-2], cwd=tmp_path).out
     for words in ("LMD, Chen et al.", "sync: lips with speech", "published by others", "talker_0"):
         assert words in shown
 
@@ -653,7 +658,7 @@ def test_a_stopped_render_leaves_nothing_half_written(
         [sys.executable, "-m", "spear_cli", "render", *work],
         cwd=bad, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=mind_signals,
     )  # fmt: skip
-    while not [path for path in bad.glob(".out.*.mp4") if path.stat().st_size]:
+    while not [path for path in bad.glob(".spear-*.mp4") if path.stat().st_size]:
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)

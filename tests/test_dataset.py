@@ -12,7 +12,7 @@ from made_up import face, make_clip
 from torch import Tensor
 
 from spear.clip import Clip
-from spear.dataset import SpeechWindows, cached_points, data_digest, spread_at_random, usable_clips
+from spear.dataset import SpeechWindows, Turns, _Recent, cached_points, data_digest, spread_at_random, usable_clips
 from spear.errors import SpearError
 from spear.nets.a2lm import A2LMConfig
 from spear.points import LOWER, head_motion, lip_opening, pose_input
@@ -132,6 +132,26 @@ def test_clips_that_cannot_be_used_are_reported(tmp_path: Path) -> None:
     ]
     with pytest.raises(SpearError, match="run `spear landmarks` first"):
         usable_clips([bare], Report())
+
+
+def test_turns_are_counted_one_after_the_other() -> None:
+    turns = Turns([2, 1, 3])
+    assert len(turns) == 6
+    assert [turns[i] for i in range(6)] == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2)]
+    assert len(Turns([])) == 0
+
+
+def test_what_was_computed_last_is_kept_up_to_so_many_bytes() -> None:
+    """Three arrays of 4 bytes, room for two."""
+    made: list[str] = []
+    recent = _Recent(8)
+
+    def get(key: str) -> None:
+        recent(key, lambda: (made.append(key), (np.zeros(1, np.float32),))[1])
+
+    for key in ("a", "b", "a", "c", "a", "b"):  # c takes the place of b, which was used before a
+        get(key)
+    assert made == ["a", "b", "c", "b"]
 
 
 def test_openings_of_the_made_up_face() -> None:

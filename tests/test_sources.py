@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -187,3 +189,15 @@ def test_unknown_split_rule(tmp_path: Path) -> None:
         assign_splits(_sources(3), "emotion", 0)
     with pytest.raises(SpearError, match=r"none\.csv does not exist; give --split-by a \.csv file with the columns"):
         assign_splits(_sources(3), str(tmp_path / "none.csv"), 0)
+
+
+def test_a_name_that_is_no_text_and_a_split_file_that_is_no_table(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    (tmp_path / name).write_bytes(b"")
+    sources, _ = find_sources([tmp_path])
+    assert [source.id for source in sources] == [f"caf_-{hashlib.sha256(b'caf' + bytes([0xE9])).hexdigest()[:6]}"]
+    table = tmp_path / "split.csv"
+    for content in (b"clip,split\n" + b"a" * 200_000 + b",train\n", b"clip,split\n\xff,train\n"):
+        table.write_bytes(content)
+        with pytest.raises(SpearError, match=r"split\.csv cannot be read \(.*\); give a table with the columns"):
+            assign_splits(sources, str(table), 0)

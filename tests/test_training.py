@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from toy_training import STEPS, Sums, train
 
-from spear import training
+from spear import training, training_signals
 from spear.checkpoint import load_checkpoint, read_about, read_tensors
 from spear.errors import SpearError
 from spear.training import InterruptedTraining
@@ -169,6 +169,82 @@ def test_interrupt_from_the_keyboard_has_code_130(tmp_path: Path) -> None:
         train(tmp_path, each_step=_at(2, lambda: signal.raise_signal(signal.SIGINT)))
     assert caught.value.code == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # everything is as it was
+
+
+def test_a_signal_stops_a_validation_which_is_done_when_the_run_goes_on(unbroken: Path, tmp_path: Path) -> None:
+    def stopping(validate: Callable[..., Any]) -> Callable[..., Any]:
+        calls: list[int] = []
+
+        def called(show: Callable[..., Any]) -> dict[str, float]:
+            calls.append(1)
+            figures = validate(show)
+            if len(calls) == 2:  # after step 8
+                signal.raise_signal(signal.SIGINT)
+            return figures
+
+        return called
+
+    accelerator = toy_training.Accelerator(step_scheduler_with_optimizer=False)
+    task = toy_training.toy(accelerator, dropout=0.3)
+    task.validate = stopping(task.validate)
+    with pytest.raises(InterruptedTraining) as caught:
+        training.fit(task, toy_training.SCHEDULE, tmp_path, accelerator, lambda *_: None)
+    assert str(caught.value) == "stopped after step 8; run the same command again to go on"
+    assert [row["step"] for row in _log(tmp_path) if "val_score" in row] == [4]
+    train(tmp_path, dropout=0.3)
+    _assert_equal_runs(unbroken, tmp_path)
+
+
+def test_a_step_that_takes_long_is_given_up(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "AUTOSAVE_SECONDS", -1.0)
+    monkeypatch.setitem(training_signals.PATIENCE, int(signal.SIGINT), 0.05)
+
+    def slow() -> None:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(30)
+
+    started = time.monotonic()
+    with pytest.raises(InterruptedTraining) as caught:
+        train(tmp_path, dropout=0.3, each_step=_at(3, slow))
+    assert time.monotonic() - started < 20
+    assert str(caught.value) == "stopped within a long step; run the same command again to go on from step 2"
+    assert caught.value.code == 130
+    train(tmp_path, dropout=0.3)
+    _assert_equal_runs(unbroken, tmp_path)
+
+
+def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
+    """As a gradient that overflows leaves them: no loss has shown it yet."""
+    accelerator = toy_training.Accelerator(step_scheduler_with_optimizer=False)
+    task = toy_training.toy(accelerator)
+    step = task.step
+
+    def spoilt(batch: Any, share: float, part: Any) -> dict[str, Tensor]:
+        losses = step(batch, share, part)
+        if share >= 3 / STEPS:
+            torch.nn.init.constant_(next(task.modules["toy"].parameters()), float("inf"))
+        return losses
+
+    task.step = spoilt
+    with pytest.raises(SpearError) as caught:
+        training.fit(task, toy_training.SCHEDULE, tmp_path, accelerator, lambda *_: None)
+    assert str(caught.value) == (
+        "toy: the weights are not finite at step 4; begin anew with --restart and a lower --learning-rate"
+    )
+    assert list(tmp_path.rglob("*.safetensors")) == []
+
+
+def test_restart_forgets_an_earlier_run_but_not_the_one_that_torchrun_goes_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "toy.state"
+    state.mkdir()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    training.begin_anew(tmp_path, "toy")
+    assert state.exists()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    training.begin_anew(tmp_path, "toy")
+    assert not state.exists()
 
 
 def test_a_second_interrupt_is_obeyed_at_once(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class Align(nn.Module):
         x = features.flatten(0, 1)
         for block in self.blocks:
             x = block(x, target_sketch)
-        out = nn.functional.pixel_shuffle(self._to_flow(x), self.finer).float()
+        out = nn.functional.pixel_shuffle(self.to_flow(x), self.finer).float()
         flow = first_flow.flatten(0, 1) + out[:, :2]
         prior = (nearness + _NEVER).log()[..., None, None, None]
         weight = (out[:, 2:].unflatten(0, shape) + prior).softmax(1)
@@ -81,12 +81,6 @@ class Align(nn.Module):
         mixed = (warped * coarse[:, 2:]).unflatten(0, shape).sum(1)
         width = x.shape[1]
         return Aligned(flow.unflatten(0, shape), weight, mixed[:, :width], mixed[:, width:])
-
-    def _to_flow(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or x.device.type != "cpu":
-            return self.to_flow(x)
-        with torch.autocast("cpu", enabled=False):  # half precision of so few channels: a CPU learns slower with it
-            return self.to_flow(x.float())
 
 
 class Paint(nn.Module):

@@ -143,9 +143,7 @@ def render(
             remove_sidecar(out)  # of a former render: beside the new video it would look like tampering
     if isinstance(out, Path):
         write_sidecar(out, record)
-    if found.missing:
-        count = f"{len(found.missing)} of {len(found.points)}"
-        notes.append(f"no face in {count} frames of the ref; its place was interpolated there")
+    notes += [f"the ref: {remark}" for remark in (*footage.doubts, *found.remarks)]
     if footage.width % 2 or footage.height % 2:
         notes.append("the ref has an odd size; H.264 wants even ones, so the edge was repeated by one pixel")
     return Rendered(len(order), footage.width, footage.height, clock.seconds, notes)

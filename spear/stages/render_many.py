@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
@@ -122,7 +123,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 def _identity(row: Row) -> str:
     """What its record may be called: names of files may hold folders."""
-    return sha256(row.name.encode()).hexdigest()[:16]
+    return sha256(os.fsencode(row.name)).hexdigest()[:16]
 
 
 def _folder(row: Row) -> Path:

@@ -46,8 +46,10 @@ class Outcome:
 
     @property
     def traceback(self) -> bool:
-        """A traceback, or the end by a signal such as a segmentation fault."""
-        return "Traceback (most recent call last)" in self.out + self.err or (self.code or 0) < 0
+        """A traceback, what stands for one, or the end by a signal such as a segmentation fault."""
+        said = self.out + self.err
+        found = "Traceback (most recent call last)" in said or "this is a mistake in spear" in said
+        return found or (self.code or 0) < 0
 
     @property
     def clear(self) -> bool:

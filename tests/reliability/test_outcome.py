@@ -43,6 +43,24 @@ def test_a_signal_counts_as_a_traceback(tmp_path: Path) -> None:
     assert run.traceback
 
 
+def _fail() -> None:
+    import spear.stages.verify
+
+    def broken(*_: object) -> None:
+        raise KeyError("nobody foresaw this")
+
+    spear.stages.verify.verify = broken  # type: ignore[assignment]
+
+
+def test_what_nobody_has_foreseen_is_one_line_and_counts_as_a_traceback(tmp_path: Path) -> None:
+    run = run_cli("verify", "x.mp4", cwd=tmp_path, prepare=_fail)
+    assert run.line.startswith("KeyError: 'nobody foresaw this' (test_outcome.py, line ")
+    assert run.line.endswith("this is a mistake in spear: set SPEAR_DEBUG=1 to see where it comes from, and report it")
+    assert run.traceback
+    run = run_cli("verify", "x.mp4", cwd=tmp_path, prepare=_fail, SPEAR_DEBUG="1")
+    assert "Traceback (most recent call last)" in run.err
+
+
 @pytest.mark.parametrize(
     ("code", "err", "clear"),
     [
