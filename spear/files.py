@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -99,8 +100,7 @@ def make_folder(folder: Path) -> None:
     require_text(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with temporary_file(folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()  # it has no name, so that the folder stays as it is
     except OSError as error:
         raise SpearError(
             f"cannot write in {folder}: {error.strerror or error}; choose another folder or change its permissions"

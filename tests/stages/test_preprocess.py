@@ -189,7 +189,7 @@ def test_another_video_of_the_same_size_and_date_is_noticed(video: Path, tmp_pat
     clips = tmp_path / "clips"
     preprocess([video], clips)
     before, fingerprint = video.stat(), Clip(clips / "a").fingerprint
-    video.write_bytes(video.read_bytes()[:-1] + b"!")
+    video.write_bytes(video.read_bytes().replace(b"Lavf", b"lavf"))  # the name of what wrote it
     os.utime(video, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert preprocess([video], clips).done == 1
     assert Clip(clips / "a").fingerprint != fingerprint
