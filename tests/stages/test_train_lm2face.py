@@ -386,7 +386,9 @@ def test_latents_of_sketches_follow_the_landmarks(own: Path, tmp_path: Path, pap
     _train(own, tmp_path / "a", cache_latents=True, **paper)
     clip = Clip(own / "c0")
     sketch = read_tensors(clip.latents_path)[0]["sketch"]
-    clip.write_landmarks(track(12, seed=9) + np.float32(9), np.ones(12, np.float32), {"detector": "another"})
+    for name in ("c0", "c1", "c2"):
+        moved = track(12, seed=9) + np.float32(9)
+        Clip(own / name).write_landmarks(moved, np.ones(12, np.float32), {"detector": "another"})
     _train(own, tmp_path / "b", cache_latents=True, **paper)
     assert not torch.equal(read_tensors(clip.latents_path)[0]["sketch"], sketch)
 
