@@ -18,7 +18,6 @@ NAMES = [
     os.fsdecode(b"bytes \xff\xfe"), "l" * 240,
 ]  # fmt: skip
 assert len(NAMES) == 24
-FAST = {"new\nline"}
 TRAINED = {"--help", "new\nline", "[red]mark[red]"}
 """With these the trainings run as well, seconds each."""
 
@@ -27,9 +26,8 @@ def ids(name: str) -> str:
     return name.encode("unicode_escape").decode("ascii")[:20]
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.reliability) for n in NAMES], ids=ids
-)
+@pytest.mark.reliability
+@pytest.mark.parametrize("name", NAMES, ids=ids)
 def test_a_name_is_a_name(name: str, tmp_path: Path, tiny_talker: Path, portrait_png: Path, tally: Tally) -> None:
     """Through every command; right, or one clear line; and nothing that is in the name is done."""
 
