@@ -89,6 +89,8 @@ def supply(path: Path, before: str, videos: Path, speech: Path, portrait: Path) 
         shutil.copy(portrait, path)
     elif path.suffix in (".mp4", ".mov", ".mkv", ".webm"):
         shutil.copy(videos / "talker_0.mp4", path)
+    elif before == "--list":
+        path.write_text("audio,ref,out\nspeech.wav,face.mp4,made.mp4\n")
     elif before in ("preprocess", "metrics", "renders/") and not path.name.startswith("-"):
         shutil.copytree(videos, path)
 
