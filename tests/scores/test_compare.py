@@ -136,4 +136,5 @@ def test_json_has_no_nan() -> None:
         "groups": {},
         "pairs": [],
         "against": [],
+        "left_out": 0,
     }

@@ -214,10 +214,10 @@ def test_clips_that_cannot_be_scored_are_told(own: Made) -> None:
 def test_a_short_video_is_told(own: Made, tiny_video: Path) -> None:
     clip = the_clip(own[0])
     points, confidence = clip.landmarks()
+    settings = clip.features("mfcc", 0, 50)
     clip.write_info(replace(clip.info, frames=60))
     longer = np.concatenate([points, points[:10]])
     clip.write_landmarks(longer, np.ones(60, np.float32), {"detector": "made up"})
-    settings = clip.features("mfcc", 0, 50)
     about = load_a2lm(own[1] / "a2lm.safetensors").config.encoder_settings
     clip.write_features("mfcc", torch.cat([settings, settings[:10]]), about)
     with pytest.raises(SpearError) as error:

@@ -375,15 +375,15 @@ def test_a_ref_of_few_frames_is_not_adapted_to(models: Path, portrait_png: Path,
 
 
 def test_a_render_that_is_stopped_while_adapting_goes_on(models: Path, ref: Path, tmp_path: Path, cache: Path) -> None:
-    """An earlier result stays; the signal in the first step is obeyed after the second, the last one."""
+    """An earlier result stays; a signal in the first of two steps is obeyed after it."""
     speech, out, steps = _speech(tmp_path / "a.wav", 0.2), tmp_path / "out.mp4", _Steps()
     out.write_bytes(b"an earlier video")
     with pytest.raises(InterruptedTraining) as caught:
         render(speech, ref, out, models, adapt=2, progress=_Steps(stop=True))
-    assert str(caught.value) == "stopped after step 2; run the same command again to go on"
+    assert str(caught.value) == "stopped after step 1; run the same command again to go on"
     assert out.read_bytes() == b"an earlier video"
     assert render(speech, ref, out, models, adapt=2, progress=steps).frames == 5
-    assert steps.done == []
+    assert steps.done == [(2, 2)]
     assert [path.suffix for path in (cache / "adapted").iterdir()] == [".safetensors"]
 
 
