@@ -42,6 +42,12 @@ def mind_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def fork_plainly() -> None:
+    """For a fork: what it starts itself is forked as well, as in a command that a shell has started; processes of
+    another forkserver would not notice that it was killed."""
+    multiprocessing.set_start_method("fork", force=True)
+
+
 def forked_spear(*args: str | Path, cwd: Path, most_bytes: int | None = None, **env: str) -> Run:
     """The same in a fork of a process that has imported the stages already, which saves seconds of importing.
 
@@ -59,6 +65,7 @@ def forked_spear(*args: str | Path, cwd: Path, most_bytes: int | None = None, **
 def _run(args: list[str], cwd: Path, said: tuple[Path, Path], most_bytes: int | None, env: dict[str, str]) -> None:
     from spear_cli.app import main
 
+    fork_plainly()
     for descriptor, path in enumerate(said, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     os.chdir(cwd)

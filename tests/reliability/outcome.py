@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import av
-from command_line import FORKS, files
+from command_line import FORKS, files, fork_plainly
 
 from spear.checkpoint import read_tensors
 from spear.errors import SpearError
@@ -135,6 +135,7 @@ def _run(
     env: dict[str, str],
 ) -> None:
     os.setsid()
+    fork_plainly()
     for descriptor, path in enumerate(said, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     from spear_cli.app import main

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import ranked_training
 import torch
-from command_line import FORKS, complaint, forked_spear, mind_signals
+from command_line import FORKS, complaint, fork_plainly, forked_spear, mind_signals
 from made_up import make_clip
 from torch import Tensor
 
@@ -85,6 +85,7 @@ def _train(cwd: Path, models: str, name: str, stop: int | None) -> None:
     """In a process of its own: a whole training, or one that gets SIGTERM within a step."""
     os.chdir(cwd)
     mind_signals()
+    fork_plainly()
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     ranked_training._set_up()
     training_signals.PATIENCE[int(signal.SIGTERM)] = 600.0  # however busy the machine, the step ends

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import complaint, done, forked_spear
+from command_line import complaint, done, fork_plainly, forked_spear
 from made_up import make_clip, track
 from torch import Tensor
 
@@ -157,6 +157,7 @@ def _train(cwd: Path, models: str, moment: str | None, saved_until: int) -> None
     """In a process of its own: the command, with batches, validations and saved states for a run of seconds."""
     from spear_cli.app import main
 
+    fork_plainly()
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     os.chdir(cwd)
     stage.SCHEDULES["small"] = replace(stage.SCHEDULES["small"], batch_size=BATCH, validate_every=VALIDATE_EVERY)
