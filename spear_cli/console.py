@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import typer
+
 from spear.rates import rate
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
 
 
 def show_report(report: Report, what: str) -> None:
-    """Counts first, then what was left out and why."""
+    """Counts first, then what was left out and why. Ends the command with 3 where something was."""
     say(f"{report.done} {what} done, {report.kept} already there, {len(report.skipped)} left out")
     for note in report.notes:
         say(f"note: {note}")
@@ -80,3 +82,10 @@ def show_report(report: Report, what: str) -> None:
         say(f"left out: {name}: {reason}")
     if len(report.skipped) > _SHOWN_REASONS:
         say(f"left out: {len(report.skipped) - _SHOWN_REASONS} more")
+    some_left_out(len(report.skipped))
+
+
+def some_left_out(count: int) -> None:
+    """Exit code 3: done, but not with all clips."""
+    if count:
+        raise typer.Exit(3)

@@ -1,0 +1,99 @@
+"""`spear metrics`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spear.shards import choose_shard
+from spear.workers import CLIP_TIMEOUT
+from spear_cli.boundary import app
+from spear_cli.console import progress_bar, some_left_out
+from spear_cli.options import (
+    Against,
+    Clips,
+    ClipTimeout,
+    Figures,
+    Jobs,
+    Memory,
+    Models,
+    PageFolder,
+    Pred,
+    Scheduler,
+    ScoresShard,
+    Truth,
+    Vae,
+    workers_of,
+)
+
+
+@app.command(
+    epilog="Examples: `spear metrics --ld --psnr` (the test split), `spear metrics out.mp4 truth.mp4 --ld --psnr`, "
+    "`spear metrics renders/ truths/ --all --jobs 2 --report report/`"
+)
+def metrics(
+    pred: Pred = None,
+    truth: Truth = None,
+    ld: Annotated[bool, typer.Option("--ld", help="Landmark distance (equation 9), and how the lips open.")] = False,
+    lvd: Annotated[bool, typer.Option("--lvd", help="Landmark velocity distance (equation 6).")] = False,
+    psnr: Annotated[bool, typer.Option("--psnr", help="Peak signal-to-noise ratio, full frame and crop.")] = False,
+    ssim: Annotated[bool, typer.Option("--ssim", help="Structural similarity, full frame and crop.")] = False,
+    fid: Annotated[bool, typer.Option("--fid", help="Frechet inception distance of the face crops.")] = False,
+    lpips: Annotated[bool, typer.Option("--lpips", help="LPIPS (AlexNet) of the face crops.")] = False,
+    lmd: Annotated[bool, typer.Option("--lmd", help="LMD of Chen et al.; with face-alignment M-LMD, F-LMD.")] = False,
+    csim: Annotated[bool, typer.Option("--csim", help="Cosine similarity of identity (dlib's embedding).")] = False,
+    sync: Annotated[bool, typer.Option("--sync", help="Lips against speech; with SyncNet LSE-D, LSE-C.")] = False,
+    all_scores: Annotated[bool, typer.Option("--all", help="All of these.")] = False,
+    clips: Clips = Path("clips"),
+    models: Models = Path("models"),
+    split: Annotated[str, typer.Option(help="`train`, `val`, `test`, or `all` of them.")] = "test",
+    by: Annotated[str | None, typer.Option(help="Also the scores of each `emotion` or `speaker`.")] = None,
+    inception_weights: Annotated[Path | None, typer.Option(help="pytorch-fid's weight file, for --fid.")] = None,
+    syncnet_weights: Annotated[Path | None, typer.Option(help="syncnet_v2.model, for LSE-D and LSE-C.")] = None,
+    vae: Vae = None,
+    figures: Figures = None,
+    report: PageFolder = None,
+    against: Against = None,
+    json_out: Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")] = False,
+    csv_out: Annotated[bool, typer.Option("--csv", help="A line for each clip on stdout instead of a table.")] = False,
+    jobs: Jobs = 1,
+    scheduler: Scheduler = None,
+    shard: ScoresShard = None,
+    clip_timeout: ClipTimeout = CLIP_TIMEOUT,
+    memory: Memory = None,
+) -> None:
+    """Score rendered videos against the truth, or the trained models on the test split.
+
+    PRED and TRUTH are matched by name. Without a choice of scores: --ld --lvd --psnr --ssim. Every output says how
+    the numbers were measured. Finished clips are kept in ~/.cache/spear/metrics, so a stopped run goes on.
+    """
+    if (pred is None) != (truth is None):
+        raise typer.BadParameter("give both PRED and TRUTH, or neither for the test split")
+    if pred is not None and by is not None:
+        raise typer.BadParameter("--by is for the clips of a split; leave it out for two videos")
+    if json_out and csv_out:
+        raise typer.BadParameter("--json and --csv both want stdout; leave one out")
+    from spear.stages.metrics import metrics as stage
+    from spear.stages.metrics_videos import compare_videos
+    from spear_cli.tables import show_scores
+
+    chosen = {"ld": ld, "lvd": lvd, "psnr": psnr, "ssim": ssim, "fid": fid,
+              "lpips": lpips, "lmd": lmd, "csim": csim, "sync": sync}  # fmt: skip
+    which = frozenset(name for name, wanted in chosen.items() if wanted or all_scores)
+    which = which or frozenset({"ld", "lvd", "psnr", "ssim"})
+    workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard, {}))
+    with progress_bar("metrics") as progress:
+        if pred is not None and truth is not None:
+            scores = compare_videos(
+                pred, truth, which, inception_weights, figures, progress, syncnet_weights=syncnet_weights,
+                report=report, against=against, workers=workers,
+            )  # fmt: skip
+        else:
+            scores = stage(
+                clips, models, which, split, by, inception_weights, vae, figures, progress,
+                report=report, against=against, workers=workers,
+            )  # fmt: skip
+    show_scores(scores, "json" if json_out else "csv" if csv_out else "tables")
+    some_left_out(scores.left_out)
