@@ -75,10 +75,11 @@ def read_left_out(path: Path) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def unfinished(folder: Path, stage: str, count: int, shard: Shard) -> Iterator[None]:
+def unfinished(folder: Path, stage: str, count: int, shard: Shard, work: bool = True) -> Iterator[None]:
     """While a stage works, and after it was stopped, `.unfinished/` says of how many clips; nobody else knows."""
     path = folder / UNFINISHED / f"{stage}.{shard.index + 1}-of-{shard.count}.json"
-    write_json(path, {"clips": count})
+    if work:
+        write_json(path, {"clips": count})
     yield
     path.unlink(missing_ok=True)
     with suppress(OSError):  # another part is not done

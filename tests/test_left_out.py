@@ -98,3 +98,6 @@ def test_how_many_there_are_is_known_until_the_work_is_done(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt), unfinished(tmp_path, "preprocess", 7, Shard()):
         raise KeyboardInterrupt
     assert (tmp_path / ".unfinished/preprocess.1-of-1.json").exists()
+    with unfinished(tmp_path, "preprocess", 7, Shard(), work=False):  # killed when all was done but this file
+        pass
+    assert [*tmp_path.iterdir()] == []

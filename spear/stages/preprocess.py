@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,7 @@ def preprocess(
         left_out.forget(source.id)
         report.kept += 1
     work.sort(key=lambda job: -_size(job.source.path))  # the longest first, so that none is left alone at the end
-    with unfinished(clips, "preprocess", len(sources), workers.shard) if work else nullcontext():
+    with unfinished(clips, "preprocess", len(sources), workers.shard, bool(work)):
         done = work_through(
             partial(_preprocess_one, clips=clips, settings=settings), work, workers, report, left_out, progress,
             name=lambda job: job.source.id, where=partial(_folder, clips),

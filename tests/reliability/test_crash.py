@@ -75,7 +75,6 @@ METRICS = (
     "metrics",
     "videos/talker_0.mp4",
     "videos/talker_1.mp4",
-    "--all",
     "--figures",
     "figures",
     "--report",

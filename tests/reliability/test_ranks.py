@@ -118,8 +118,7 @@ def test_a_process_that_dies_is_started_again_and_nothing_is_lost(clips: Path, t
     _same_bytes(models, two)
 
 
-@pytest.mark.parametrize("command", [["extract-audio-features"], ["landmarks"]], ids=" ".join)
-def test_each_process_does_its_part_of_the_clips(clips: Path, tmp_path: Path, command: list[str]) -> None:
+def test_each_process_does_its_part_of_the_clips(clips: Path, tmp_path: Path) -> None:
     """Three clips and three processes: one may have nothing to do, and none waits for it."""
     made = {}
     for ranks in (1, 2, 3):
@@ -129,7 +128,8 @@ def test_each_process_does_its_part_of_the_clips(clips: Path, tmp_path: Path, co
             (root / "clips" / name / "landmarks.safetensors").unlink()
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
         run = subprocess.run(
-            [sys.executable, *launcher, "-m", "spear_cli", *command], cwd=root, text=True, capture_output=True,
+            [sys.executable, *launcher, "-m", "spear_cli", "extract-audio-features"], cwd=root, text=True,
+            capture_output=True,
             env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}, timeout=300, check=False,
         )  # fmt: skip
         assert run.returncode == 0, run.stderr
