@@ -270,6 +270,8 @@ def test_a_signal_ends_the_work(
     process.send_signal(number)
     found = finish(process)
     assert time.monotonic() - begun < most * wait
+    if " done" in found[1]:
+        pytest.skip("was done when the signal came, and only about to end")
     word = "interrupted" if number == signal.SIGINT else "terminated"
     assert found == (code, "", f"error: {word}; run the same command again to go on\n")
     assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []
