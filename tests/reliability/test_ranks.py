@@ -27,6 +27,10 @@ precision in another order. Pictures and paintings of drawn faces are so alike t
 rounding; it is seen by its losses."""
 
 
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Else processes that torch 2.13 has started again look for those that are dead: so does a script of ten lines."""
+
+
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ranks") / "clips"
@@ -41,7 +45,7 @@ def _launch(
     command = [sys.executable, "-m", "torch.distributed.run", *options, "--nproc_per_node", str(ranks),
                ranked_training.__file__, str(clips), str(models), *map(str, more)]  # fmt: skip
     return subprocess.Popen(
-        command, env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}, text=True,
+        command, env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **OWN_STORE}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
