@@ -45,26 +45,32 @@ class Clip:
 
     @property
     def id(self) -> str:
+        """The name of its folder."""
         return self.folder.name
 
     @property
     def info_path(self) -> Path:
+        """Written last: it says that all is there."""
         return self.folder / "clip.json"
 
     @property
     def face_path(self) -> Path:
+        """The crop, 256x256 at 25 fps."""
         return self.folder / "face.mp4"
 
     @property
     def audio_path(self) -> Path:
+        """16 kHz mono; absent where there is no sound."""
         return self.folder / "audio.wav"
 
     @property
     def landmarks_path(self) -> Path:
+        """What `spear landmarks` finds."""
         return self.folder / "landmarks.safetensors"
 
     @property
     def latents_path(self) -> Path:
+        """What `--cache-latents` keeps."""
         return self.folder / "latents.safetensors"
 
     def features_path(self, encoder: str) -> Path:

@@ -47,13 +47,20 @@ class VAE(Protocol):
 
     latent_channels: int
 
-    def to(self, device: torch.device) -> Any: ...
+    def to(self, device: torch.device) -> Any:
+        """Move the weights."""
 
-    def encode(self, images: Tensor) -> Tensor: ...
+    def encode(self, images: Tensor) -> Tensor:
+        """(N, 3, 8 h, 8 w) in -1..1 -> (N, C, h, w)."""
+        ...
 
-    def decode(self, latents: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor:
+        """The way back."""
+        ...
 
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        """Equal for equal weights."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -86,10 +93,12 @@ class Lm2FaceConfig:
 
     @property
     def sketch(self) -> int:
+        """Channels of a sketch as the net reads it."""
         return CELL * CELL if self.light else self.latent
 
     @property
     def first_row(self) -> int:
+        """First latent row that is computed."""
         return _FIRST_ROW if self.light else 0
 
     @property
@@ -150,6 +159,7 @@ class Lm2Face(nn.Module):
 
     @property
     def vae(self) -> VAE:
+        """The frozen autoencoder."""
         return self._vae[0]
 
     @torch.no_grad()

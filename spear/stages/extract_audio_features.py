@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spear.audio import fit_to_frames, load_audio
+from spear.audio import load_for_frames
 from spear.augment import change_speech, near_silence
 from spear.clip import FPS, SAMPLE_RATE, Clip, ClipInfo, find_clips
 from spear.clip_work import KEPT, leave_out, shard_note, work_through
@@ -133,7 +133,7 @@ def _features(
     """(F, L, W) of one clip, the encoder's settings, changed copies, and three seconds of silence beside copies."""
     from accelerate import PartialState
 
-    samples = fit_to_frames(load_audio(clip.audio_path), clip.info.frames)
+    samples, _ = load_for_frames(clip.audio_path, clip.info.frames)
     digest = hashlib.sha256(samples.tobytes())
     key = (repr(net.settings), digest.hexdigest(), copies)
     same = _COMPUTED.get(key)
