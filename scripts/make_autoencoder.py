@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spear.clip import find_clips
-from spear.face import FaceTracker, crop_transform, warp_crop
+from spear.crop import crop_transform, warp_crop
+from spear.face import FaceTracker
 from spear.nets.autoencoder import Autoencoder, save_autoencoder
 from spear.pretrained.perceptual import load_perceptual
 from spear.video import Footage

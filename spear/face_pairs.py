@@ -17,7 +17,8 @@ from spear.clip import CROP, Clip
 from spear.clip_index import listed
 from spear.dataset import Turns, cached_points, spread_at_random
 from spear.errors import SpearError
-from spear.nets.lm2face import Lm2FaceConfig, blend_mask, image_tensor, sketch_tensor
+from spear.nets.blending import blend_mask
+from spear.nets.lm2face import Lm2FaceConfig, image_tensor, sketch_tensor
 from spear.points import OUTER_LIPS, Array, nearest_mouths
 
 _APART = 12

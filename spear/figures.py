@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spear.clip import CROP, FPS
+from spear.crop import CROP_WIDTHS, crop_transform, to_crop, warp_crop
 from spear.errors import SpearError, UnwritableFigures
-from spear.face import CROP_WIDTHS, crop_transform, to_crop, warp_crop
 from spear.files import make_folder, whole, write_picture
 from spear.points import EDGES, N_LOWER, N_POINTS, N_UPPER, UPPER, Array, lip_opening
 from spear.scores.landmark import opening_amplitude, opening_correlation

@@ -14,22 +14,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from spear.checkpoint import load_checkpoint
+from spear.crop import MASK_ROW
 from spear.errors import SpearError
-from spear.face import MASK_ROW, Frame
 from spear.nets.autoencoder import load_autoencoder
-from spear.nets.lm2face import (
-    CELL,
-    WHOLE,
-    Lm2Face,
-    Lm2FaceConfig,
-    blend_mask,
-    build_lm2face,
-    image_tensor,
-    sketch_tensor,
-)
+from spear.nets.blending import blend_mask
+from spear.nets.lm2face import CELL, WHOLE, Lm2Face, Lm2FaceConfig, build_lm2face, image_tensor, sketch_tensor
 from spear.points import Array, nearest_mouths, spread_over_opening
 from spear.pretrained.vae import DEFAULT as DEFAULT_VAE
 from spear.pretrained.vae import load_kl_autoencoder
+from spear.video import Frame
 
 BATCH = 8
 PRECISIONS = ("auto", "fp32", "bf16")

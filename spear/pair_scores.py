@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from spear.audio import Samples, load_for_frames
 from spear.clip import CROP, FPS
+from spear.crop import CROP_WIDTHS, crop_transform, warp_crop
 from spear.errors import UnusableClip
-from spear.face import CROP_WIDTHS, FaceTracker, crop_transform, warp_crop
+from spear.face import FaceTracker
 from spear.figures import FigureFolder
 from spear.judges import Judges
 from spear.points import Array, face_width

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from spear.checkpoint import read_tensors, save_tensors
 from spear.clip import CROP
+from spear.crop import crop_transform, to_crop, warp_crop
 from spear.errors import SpearError
-from spear.face import DETECTOR, Found, Frame, crop_transform, find_face, steady_face, to_crop, warp_crop
+from spear.face import DETECTOR, Found, find_face, steady_face
 from spear.files import sha256_of, user_cache
 from spear.points import N_POINTS
 from spear.remarks import on_faces
 from spear.version import __version__
-from spear.video import Footage
+from spear.video import Footage, Frame
 
 
 class Kept(NamedTuple):

@@ -22,6 +22,7 @@ from spear.clip_index import ClipRows, indexed_clips
 from spear.errors import SpearError
 from spear.files import make_folder, require_room
 from spear.progress import Progress
+from spear.temporary import remove_left
 from spear.training_loader import Batches
 from spear.training_signals import Signals, Stopped
 from spear.training_state import NoLog, Place, Sheet, TrainingLog, TrainingState, training_log
@@ -49,6 +50,8 @@ def fit(task: Task, schedule: Schedule, models: Path, accelerator: Accelerator, 
     settings = {**task.settings, "batch_size": schedule.batch_size, "seed": schedule.seed}
     average = WeightAverage(_averaged(task).parameters())
     path = models / f"{task.name}.state" / "state.safetensors"
+    for folder in (models, path.parent):  # of a run that was killed after its last step nothing else is to be done
+        remove_left(folder)
     state = TrainingState(path, settings, task.modules, task.optimisers, average)
     state.resume()
     _require_best(state.place, models / f"{task.name}.safetensors")

@@ -14,12 +14,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from spear.checkpoint import save_checkpoint
+from spear.crop import MASK_ROW
 from spear.errors import SpearError
-from spear.face import MASK_ROW
 from spear.face_pairs import FacePairs
 from spear.losses import critic_loss, generator_loss, masked_mse
+from spear.nets.blending import composite
 from spear.nets.critic import Critic, around
-from spear.nets.lm2face import CELL, Lm2Face, Painted, References, Target, composite
+from spear.nets.lm2face import CELL, Lm2Face, Painted, References, Target
 from spear.painter import half_precision
 from spear.points import INNER_LIPS, OUTER_LIPS
 from spear.pretrained.perceptual import PerceptualLoss

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any, Protocol
 
 import cv2
@@ -32,7 +34,7 @@ class Batches:
             cv2.setNumThreads(1)  # a worker that is forked while OpenCV has threads waits for them forever
         self._loader: DataLoader[Any] = DataLoader(
             data, batch_sampler=places, num_workers=workers,  # type: ignore[arg-type]
-            prefetch_factor=4 if workers else None, worker_init_fn=_own_group,
+            prefetch_factor=4 if workers else None, worker_init_fn=_prepare_worker,
         )  # fmt: skip
         self._reading: Iterator[Any] | None = None
 
@@ -64,6 +66,14 @@ class Batches:
             raise SpearError(str(error).strip().splitlines()[-1].partition("Error: ")[2] or str(error)) from error
 
 
-def _own_group(worker: int) -> None:
-    """A signal to the trainer's process group (Ctrl-C, a cluster's) must not kill its loader processes in mid-step."""
+def _prepare_worker(worker: int) -> None:
+    """A signal to the trainer's process group (Ctrl-C, a cluster's) must not kill its loader processes in mid-step, and
+    they say nothing where the trainer stops while it takes a batch from them."""
     os.setpgid(0, 0)
+    sys.excepthook = _without_hang_ups
+
+
+def _without_hang_ups(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Of the thread that hands over the memory of a batch (multiprocessing's `resource_sharer`)."""
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)

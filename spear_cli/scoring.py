@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spear.shards import choose_shard
-from spear.workers import CLIP_TIMEOUT
+from spear.workers import CLIP_TIMEOUT, Workers
 from spear_cli.boundary import app
 from spear_cli.console import progress_bar, some_left_out
 from spear_cli.options import (
@@ -27,6 +27,9 @@ from spear_cli.options import (
     Vae,
     workers_of,
 )
+
+if TYPE_CHECKING:
+    from spear.scores.compare import Scores
 
 
 @app.command(
@@ -67,7 +70,8 @@ def metrics(
     """Score rendered videos against the truth, or the trained models on the test split.
 
     PRED and TRUTH are matched by name. Without a choice of scores: --ld --lvd --psnr --ssim. Every output says how
-    the numbers were measured. Finished clips are kept in ~/.cache/spear/metrics, so a stopped run goes on.
+    the numbers were measured. Finished clips are kept in ~/.cache/spear/metrics, so a stopped run goes on. Under
+    torchrun every process scores a part of the clips, and the first one tells of all.
     """
     if (pred is None) != (truth is None):
         raise typer.BadParameter("give both PRED and TRUTH, or neither for the test split")
@@ -75,6 +79,7 @@ def metrics(
         raise typer.BadParameter("--by is for the clips of a split; leave it out for two videos")
     if json_out and csv_out:
         raise typer.BadParameter("--json and --csv both want stdout; leave one out")
+    from spear.ranks import scored_by_ranks
     from spear.stages.metrics import metrics as stage
     from spear.stages.metrics_videos import compare_videos
     from spear_cli.tables import show_scores
@@ -85,15 +90,21 @@ def metrics(
     which = which or frozenset({"ld", "lvd", "psnr", "ssim"})
     workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard, {}))
     with progress_bar("metrics") as progress:
-        if pred is not None and truth is not None:
-            scores = compare_videos(
-                pred, truth, which, inception_weights, figures, progress, syncnet_weights=syncnet_weights,
-                report=report, against=against, workers=workers,
+
+        def score(workers: Workers, show: bool) -> Scores:
+            drawn, page = (figures, report) if show else (None, None)
+            if pred is not None and truth is not None:
+                return compare_videos(
+                    pred, truth, which, inception_weights, drawn, progress, syncnet_weights=syncnet_weights,
+                    report=page, against=against, workers=workers,
+                )  # fmt: skip
+            return stage(
+                clips, models, which, split, by, inception_weights, vae, drawn, progress,
+                report=page, against=against, workers=workers,
             )  # fmt: skip
-        else:
-            scores = stage(
-                clips, models, which, split, by, inception_weights, vae, figures, progress,
-                report=report, against=against, workers=workers,
-            )  # fmt: skip
+
+        scores = scored_by_ranks(score, workers)
+    if scores is None:  # another process speaks
+        return
     show_scores(scores, "json" if json_out else "csv" if csv_out else "tables")
     some_left_out(scores.left_out)

@@ -14,7 +14,8 @@ from torch import nn
 
 from spear.errors import SpearError
 from spear.nets.autoencoder import load_autoencoder
-from spear.nets.lm2face import Lm2Face, Lm2FaceConfig, References, blend_columns, blend_mask, build_lm2face
+from spear.nets.blending import blend_columns, blend_mask
+from spear.nets.lm2face import Lm2Face, Lm2FaceConfig, References, build_lm2face
 from spear.painter import BATCH, PRECISIONS, Painter, check_precision, half_precision, with_lower_face
 from spear.points import LOWER, OUTER_LIPS, UPPER, Array, nearest_mouths, spread_over_opening
 

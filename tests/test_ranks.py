@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
+from spear.errors import SpearError
 from spear.losses import masked_mse
 from spear.pretrained.perceptual import PerceptualLoss
+from spear.ranks import scored_by_ranks, share_of_rank
+from spear.scores.compare import Scores
 from spear.shards import Shard, choose_shard, own_part
 from spear.training_task import Part
+from spear.workers import Workers
 
 
 def test_a_process_has_its_part_of_the_clips_and_its_own_gpu() -> None:
@@ -22,6 +28,41 @@ def test_a_process_has_its_part_of_the_clips_and_its_own_gpu() -> None:
     seen = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,7"}
     own_part(None, seen)
     assert seen["CUDA_VISIBLE_DEVICES"] == "7"
+
+
+def test_shares_of_a_part_are_disjoint_and_together_the_part() -> None:
+    names, part = [f"clip{i}" for i in range(300)], Shard(1, 3)
+    shares = [[name for name in names if name in share_of_rank(part, rank, 4)] for rank in range(4)]
+    assert all(shares)
+    assert sorted(itertools.chain.from_iterable(shares)) == sorted(name for name in names if name in part)
+
+
+def test_the_first_process_scores_its_share_and_then_tells_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong with a share is told when all are looked at; the others score their share and tell nothing."""
+    done: list[object] = []
+
+    class State:
+        def __init__(self, **options: object) -> None:
+            assert options["timeout"].days > 1  # type: ignore[attr-defined]
+
+        def wait_for_everyone(self) -> None:
+            done.append("wait")
+
+    def score(workers: Workers, show: bool) -> Scores:
+        done.append((str(workers.shard), show))
+        if not show:
+            raise SpearError("part 1/2 holds none of the 4 clips")
+        return Scores({}, {}, [], [])
+
+    monkeypatch.setattr("accelerate.PartialState", State)
+    assert isinstance(scored_by_ranks(score, Workers(), {"WORLD_SIZE": "2", "RANK": "0"}), Scores)
+    assert done == [("1/2", False), "wait", ("1/1", True)]
+    done.clear()
+    assert scored_by_ranks(score, Workers(), {"WORLD_SIZE": "2", "RANK": "1"}) is None
+    assert done == [("2/2", False), "wait"]
+    done.clear()
+    assert isinstance(scored_by_ranks(score, Workers(), {}), Scores)
+    assert done == [("1/1", True)]
 
 
 def test_what_a_part_of_a_batch_counts_for() -> None:

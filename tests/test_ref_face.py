@@ -13,8 +13,9 @@ from conftest import talker
 
 from spear import ref_face
 from spear.checkpoint import read_tensors, save_tensors
+from spear.crop import crop_transform, to_crop, warp_crop
 from spear.errors import UnusableClip
-from spear.face import crop_transform, follow_face, to_crop, warp_crop
+from spear.face import follow_face
 from spear.files import user_cache
 from spear.ref_face import RefFace
 from spear.video import Footage, VideoWriter

@@ -13,8 +13,9 @@ from torch import Tensor
 from spear.augment import near_silence
 from spear.checkpoint import load_checkpoint, save_checkpoint
 from spear.clip import FPS, SAMPLE_RATE
+from spear.crop import crop_transform, to_crop
 from spear.errors import SpearError
-from spear.face import FaceTracker, crop_transform, fill_missing, to_crop
+from spear.face import FaceTracker, fill_missing
 from spear.nets.a2lm import A2LM
 from spear.points import LOWER, UPPER, Array, lip_opening, spread_over_opening
 from spear.pretrained.audio_encoders import load_encoder

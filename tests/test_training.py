@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from toy_training import STEPS, Sums, train
 
-from spear import training, training_signals
+from spear import training, training_loader, training_signals
 from spear.checkpoint import load_checkpoint, read_about, read_tensors
 from spear.errors import SpearError
 from spear.training import InterruptedTraining
@@ -292,6 +292,22 @@ def test_a_second_call_after_the_end_does_nothing(tmp_path: Path) -> None:
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+def test_what_a_killed_run_left_is_removed_even_where_nothing_is_to_be_done(tmp_path: Path) -> None:
+    """It may be killed while it saves its last state a second time."""
+    train(tmp_path)
+    child = subprocess.run(
+        [sys.executable, "-c", "from spear.temporary import this_process; print(this_process())"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    left = [
+        folder / f".spear-{child.stdout.strip()}-a4y0a_7a.safetensors" for folder in (tmp_path, tmp_path / "toy.state")
+    ]
+    for path in left:
+        path.touch()
+    train(tmp_path)
+    assert [path for path in left if path.exists()] == []
+
+
 def test_equal_runs_give_equal_bytes(unbroken: Path, tmp_path: Path) -> None:
     """No time is in a checkpoint."""
     train(tmp_path, dropout=0.3)
@@ -469,6 +485,15 @@ def test_an_error_in_a_loader_process_stays_one_line(tmp_path: Path) -> None:
     with pytest.raises(SpearError) as caught:
         train(tmp_path, data=_Unreadable())
     assert str(caught.value) == "Error: clips/a is gone; run `spear preprocess` again"
+
+
+def test_loader_processes_are_silent_where_the_trainer_hangs_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """They hand over the memory of a batch on a thread, and the trainer may stop in the middle of it."""
+    for error in (EOFError(), ConnectionResetError(), BrokenPipeError()):
+        training_loader._without_hang_ups(type(error), error, None)
+    assert capsys.readouterr().err == ""
+    training_loader._without_hang_ups(ValueError, ValueError("something else"), None)
+    assert capsys.readouterr().err == "ValueError: something else\n"
 
 
 class _Threads(Sums):

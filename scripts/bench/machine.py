@@ -17,6 +17,8 @@ import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from spear.pipeline import one_thread
+
 Work = Callable[[], object]
 
 _SECONDS = 0.15
@@ -175,7 +177,7 @@ def flops_of(work: Work) -> int:
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     }
-    with FlopCounterMode(display=False, custom_mapping=ours) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ours) as counter, one_thread():  # it sees this thread alone
         work()
     return int(counter.get_total_flops())
 

@@ -17,9 +17,10 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from spear.face import blend
+from spear.crop import blend
 from spear.files import write_json
-from spear.nets.lm2face import Lm2Face, blend_columns, blend_mask, image_tensor, sketch_tensor
+from spear.nets.blending import blend_columns, blend_mask
+from spear.nets.lm2face import Lm2Face, image_tensor, sketch_tensor
 from spear.painter import Painter, load_lm2face
 from spear.points import Array, nearest_mouths, spread_over_opening
 from spear.ref_face import RefFace

@@ -30,9 +30,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spear.audio import load_audio, write_wav
 from spear.clip import SAMPLE_RATE
-from spear.face import find_face, pasted, warp_crop
+from spear.crop import pasted, warp_crop
+from spear.face import find_face
 from spear.files import write_json
-from spear.nets.lm2face import blend_columns, blend_mask, image_tensor, sketch_tensor
+from spear.nets.blending import blend_columns, blend_mask
+from spear.nets.lm2face import image_tensor, sketch_tensor
 from spear.painter import Painter, half_precision, load_lm2face
 from spear.points import nearest_mouths
 from spear.ref_face import RefFace

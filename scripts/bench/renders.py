@@ -40,15 +40,16 @@ from scipy.signal import butter, lfilter, resample_poly, sosfiltfilt
 
 from spear.audio import fit_to_frames, load_audio, write_wav
 from spear.clip import CROP, FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from spear.crop import crop_transform, paste, to_crop, warp_crop
 from spear.errors import SpearError
-from spear.face import Frame, crop_transform, follow_face, paste, to_crop, warp_crop
+from spear.face import follow_face
 from spear.files import write_json, write_picture
-from spear.nets.lm2face import blend_mask
+from spear.nets.blending import blend_mask
 from spear.points import Array, lip_opening
 from spear.scores.image import psnr, ssim
 from spear.scores.landmark import best_lag, opening_amplitude
 from spear.scores.split import hull_psnr
-from spear.video import Footage, VideoWriter, ping_pong_index
+from spear.video import Footage, Frame, VideoWriter, ping_pong_index
 
 PACKAGED = Path(__file__).parents[2] / "spear" / "weights"
 SPEECH_REF = "grid_sbwe5n"

@@ -32,7 +32,8 @@ from skimage.data import astronaut
 
 from spear.audio import load_audio
 from spear.clip import CROP, FPS, SAMPLE_RATE, Clip, ClipInfo
-from spear.face import FaceTracker, crop_transform, to_crop
+from spear.crop import crop_transform, to_crop
+from spear.face import FaceTracker
 from spear.files import write_json
 from spear.losses import landmark_mse, landmark_velocity
 from spear.nets.a2lm import A2LM, A2LMConfig, build_a2lm, predict_landmarks

@@ -20,16 +20,19 @@ import typer
 
 from spear.adapt import adapted_lm2face
 from spear.clip import Clip, find_clips
-from spear.face import FaceTracker, Frame, blend
+from spear.crop import blend
+from spear.face import FaceTracker
 from spear.face_pairs import read_faces
 from spear.files import write_picture
-from spear.nets.lm2face import MASK_ROW, Lm2Face, blend_mask
+from spear.nets.blending import blend_mask
+from spear.nets.lm2face import MASK_ROW, Lm2Face
 from spear.painter import Painter, load_lm2face
 from spear.points import LOWER, OUTER_LIPS, Array, face_width, spread_over_opening
 from spear.progress import no_progress
 from spear.scores.image import psnr, ssim
 from spear.scores.landmark import landmark_distance
 from spear.scores.split import hull_psnr
+from spear.video import Frame
 
 PACKAGED = Path(__file__).parents[2] / "spear" / "weights"
 

@@ -36,7 +36,8 @@ from torch.utils.data import default_collate
 
 from spear.audio import fit_to_frames, load_audio, write_wav
 from spear.clip import FPS, SAMPLE_RATE, Clip
-from spear.face import FaceTracker, crop_transform, fill_missing, warp_crop
+from spear.crop import crop_transform, warp_crop
+from spear.face import FaceTracker, fill_missing
 from spear.files import write_json
 from spear.painter import computes_half
 from spear.points import lip_opening
@@ -221,11 +222,11 @@ def _write_clip(clip: Clip, number: int) -> None:
             writer.write(warp_crop(still, crop_transform(points, smoothing=0)[0]))
 
 
-def captured(stage: str, folder: Path, **options: Any) -> tuple[Task, int]:
+def captured(stage: str, folder: Path, preset: str = "small", **options: Any) -> tuple[Task, int]:
     """What the stage would hand to the training loop, instead of training: its task, and its preset's batch size."""
     module = importlib.import_module(f"spear.stages.{stage}")
     with mock.patch.object(module, "fit", lambda *parts: parts):
-        _, (task, schedule, *_) = getattr(module, stage)(folder / "made", folder / "models", preset="small", **options)
+        _, (task, schedule, *_) = getattr(module, stage)(folder / "made", folder / "models", preset=preset, **options)
     return task, schedule.batch_size
 
 

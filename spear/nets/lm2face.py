@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,29 +16,25 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from spear.clip import CROP
-from spear.face import MASK_ROW
+from spear.crop import MASK_ROW
 from spear.nets.refine import Refine, warp_pixels
 from spear.nets.spade_net import Aligned, SpadeNet, SpadeNetConfig, build_spade_net, landmark_flow
-from spear.points import OVAL, Array, draw_sketch
+from spear.points import Array, draw_sketch
 
 CELL = 8
 """Picture px to a latent cell, in both autoencoders."""
 SIDE = CROP // CELL
 WHOLE = slice(0, SIDE)
 """All columns of cells."""
-_FIRST_ROW = 12
+FIRST_ROW = 12
 """Small preset: latent rows above are not touched by the mask; leaving them out saves a third of the work."""
 _FINER = 2
 """Small preset: flow and weights of the references have cells of 4 px."""
-_BORDER = 2
+BORDER = 2
 """Latent rows next to a cut that are decoded but not shown, encoded but not used: nothing is seen beyond the cut."""
 _REFINE_WIDTH = 48
 _DECODED_AT_ONCE = 4
 """Pictures, where memory is to be saved."""
-_HULL_SCALE = np.array([0.94, 1.03], np.float32)
-"""The blend stays inside the cheeks, where hair and background begin, and reaches a little below the chin."""
-_FEATHER = 15
-"""Px to both sides of the hull's edge over which the blend fades: a Gaussian of sigma 5, three times."""
 
 
 class VAE(Protocol):
@@ -99,12 +94,12 @@ class Lm2FaceConfig:
     @property
     def first_row(self) -> int:
         """First latent row that is computed."""
-        return _FIRST_ROW if self.light else 0
+        return FIRST_ROW if self.light else 0
 
     @property
     def shown_row(self) -> int:
         """First picture row of what the net returns."""
-        return (_FIRST_ROW + _BORDER) * CELL if self.light else 0
+        return (FIRST_ROW + BORDER) * CELL if self.light else 0
 
 
 class Target(NamedTuple):
@@ -183,7 +178,7 @@ class Lm2Face(nn.Module):
 
     def _encode_rows(self, images: Tensor) -> Tensor:
         top = self.config.first_row
-        above = max(top - _BORDER, 0)  # rows above are cut off before they are encoded, but for the border
+        above = max(top - BORDER, 0)  # rows above are cut off before they are encoded, but for the border
         return self.vae.encode(images[..., above * CELL :, :])[..., top - above :, :]
 
     def make_target(self, masked: Tensor, sketch: Tensor, points: Tensor) -> Target:
@@ -235,7 +230,7 @@ class Lm2Face(nn.Module):
         self, latent: Tensor, aligned: Aligned, images: Tensor, columns: slice
     ) -> tuple[Tensor, Tensor | None]:
         cut = self.config.shown_row // CELL - self.config.first_row
-        first, last = max(columns.start - _BORDER, 0), min(columns.stop + _BORDER, SIDE)
+        first, last = max(columns.start - BORDER, 0), min(columns.stop + BORDER, SIDE)
         if self.refine is None:
             first, last = 0, SIDE
         latent = latent[..., first:last]
@@ -273,39 +268,3 @@ def sketch_tensor(points: Array) -> Tensor:
 def image_tensor(images: NDArray[np.uint8]) -> Tensor:
     """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in -1..1."""
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / 127.5 - 1
-
-
-def blend_mask(faces: list[Array]) -> Array:
-    """Where the generated picture replaces the true one: a feathered hull of the lower faces, (256, 256) in 0..1.
-
-    faces: (131, 2) crop px each; the predicted face and the one in the frame, since the old jaw must be covered too.
-    The hull reaches from the nose's base to a little below the jaw; its edge fades over 10 px, so no rectangle shows.
-    """
-    canvas = np.zeros((CROP, CROP), np.uint8)
-    for points in faces:
-        outline = points[OVAL[3:-3]]
-        middle = np.array([outline[:, 0].mean(), MASK_ROW], np.float32)
-        hull = (outline - middle) * _HULL_SCALE + middle
-        cv2.fillConvexPoly(canvas, cv2.convexHull(np.round(hull).astype(np.int32)), 255)
-    canvas[: MASK_ROW - 2] = 0
-    canvas[-12:] = canvas[:, :12] = canvas[:, -12:] = 0  # a jaw at the crop's edge must fade inside it, too
-    top = MASK_ROW - 2 - _FEATHER  # nothing is above
-    soft = np.zeros((CROP, CROP), np.float32)
-    soft[top:] = cv2.GaussianBlur(canvas[top:], (2 * _FEATHER + 1,) * 2, _FEATHER / 3).astype(np.float32) / 255
-    soft[: (_FIRST_ROW + _BORDER) * CELL] = 0
-    return soft
-
-
-def blend_columns(faces: Array) -> slice:
-    """The columns of cells that `blend_mask` can touch, of all faces (F, 131, 2) crop px together."""
-    across = faces[:, OVAL[3:-3], 0]
-    middle = across.mean(1, keepdims=True)
-    hull = (across - middle) * _HULL_SCALE[0] + middle
-    first, last = (int(edge) // CELL for edge in (hull.min() - _FEATHER - 1, hull.max() + _FEATHER + 1))
-    return slice(min(max(first, 0), SIDE - 1), min(max(last + 1, 1), SIDE))
-
-
-def composite(generated: Tensor, target: Tensor, mask: Tensor, shown_row: int) -> Tensor:
-    """Blend in the crop: generated (B, 3, h, 256) from `shown_row` down, target and mask (B, ., 256, 256)."""
-    lower, weight = target[..., shown_row:, :], mask[..., shown_row:, :]
-    return lower + weight * (generated - lower)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.nn import functional
 from spear.clip import FPS, SAMPLES_PER_FRAME
 from spear.errors import SpearError
 from spear.files import read_json, sha256_of
+from spear.pipeline import in_order, one_thread
 from spear.pretrained.mfcc import Mfcc, whole_frames
 from spear.pretrained.speech_models import HUB_IDS, load_model, weights_folder
 from spear.pretrained.whisper_encoder import load_whisper, mel_filters
@@ -24,7 +26,8 @@ the control without audio."""
 
 
 class AudioEncoder(Protocol):
-    """What every encoder is. The device of the samples decides where it computes and where the result lies."""
+    """What every encoder is. The device of the samples decides where it computes and where the result lies; the number
+    of torch's threads how many cores it takes, but no bit of the result."""
 
     name: str
     settings: dict[str, Any]
@@ -110,6 +113,7 @@ class Waveform:
         self.shape = (3, int(self._model.config.hidden_size))
         self.settings = _settings(name, folder, self._layers) | {"normalise": self._normalise}
 
+    @one_thread()  # windows on several threads would meet in transformers' hooks
     @torch.no_grad()
     def __call__(self, samples: Tensor) -> Tensor:
         """See AudioEncoder."""
@@ -175,11 +179,17 @@ class Whisper:
 
     def _pieces(self, windows: Tensor) -> Iterator[tuple[int, Tensor]]:
         """(n, 48000) samples -> n times (first frame, features (75, 3, W))."""
-        for first in range(0, len(windows), self._BATCH):
-            spectrum = self._spectrum(windows[first : first + self._BATCH])
-            states = self._model(spectrum)
-            features = _per_frame([states[layer] for layer in self._layers])
-            yield from ((number * self._HOP, piece) for number, piece in enumerate(features, start=first))
+        batches = windows.split(self._BATCH)
+        workers = min(torch.get_num_threads(), len(batches)) if windows.device.type == "cpu" else 1
+        # a batch to each core; cores that share one would add up in another order than one alone
+        with one_thread(), in_order(self._features, batches, workers, ahead=workers) as made:
+            yield from ((i * self._HOP, piece) for i, piece in enumerate(itertools.chain.from_iterable(made)))
+
+    @torch.no_grad()
+    def _features(self, windows: Tensor) -> Tensor:
+        """(n, 48000) samples -> features (n, 75, 3, W)."""
+        states = self._model(self._spectrum(windows))
+        return _per_frame([states[layer] for layer in self._layers])
 
     def _spectrum(self, windows: Tensor) -> Tensor:
         """(n, 48000) samples -> log-mel spectrum (n, bands, 300), 100 columns a second, scaled as Whisper wants it."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spear.clip import SAMPLE_RATE, SAMPLES_PER_FRAME
+from spear.pipeline import one_thread
 
 
 class Mfcc:
@@ -37,6 +38,7 @@ class Mfcc:
         self._mel = _mel_triangles(self._BANDS, self._FFT)
         self._dct = _dct_matrix(self._BANDS, self._KEPT)
 
+    @one_thread()
     @torch.no_grad()
     def __call__(self, samples: Tensor) -> Tensor:
         """See AudioEncoder."""

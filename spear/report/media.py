@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spear.clip import CROP, FPS
+from spear.crop import CROP_WIDTHS, to_crop, warp_crop
 from spear.errors import SpearError, UnusableClip
-from spear.face import CROP_WIDTHS, to_crop, warp_crop
 from spear.figures import overlay
 from spear.points import Array
 from spear.video import Frame, VideoWriter

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spear.clip import CROP
-from spear.face import CROP_WIDTHS
+from spear.crop import CROP_WIDTHS
 from spear.points import JAW, LOWER, N_LOWER, UPPER, Array, face_width, lip_opening
 from spear.scores.frechet import FrechetScore
 from spear.scores.image import Picture, psnr, ssim

@@ -6,7 +6,8 @@ from collections.abc import Collection
 from typing import Any
 
 from spear.clip import CROP, FPS
-from spear.face import CROP_WIDTHS, DETECTOR
+from spear.crop import CROP_WIDTHS
+from spear.face import DETECTOR
 from spear.scores.bootstrap import LEAST, ROUNDS
 from spear.scores.compare import LANDMARK_SCORES
 from spear.scores.image import PSNR_CAP

@@ -19,7 +19,6 @@ from spear.clip import FPS, SAMPLE_RATE, Clip, ClipInfo, find_clips
 from spear.clip_work import KEPT, leave_out, shard_note, work_through
 from spear.errors import SpearError
 from spear.left_out import LIST, LeftOut
-from spear.pipeline import one_thread
 from spear.pretrained.audio_encoders import AudioEncoder, load_encoder
 from spear.progress import Progress, Report, no_progress
 from spear.workers import HERE, Workers
@@ -122,8 +121,7 @@ def _extract(take: _Take, clips: Path, encoder: str, weights: str | None, copies
     clip = Clip(clips / take.id)
     if _fits(clip, net, copies):
         return KEPT
-    with one_thread():
-        clip.write_features(net.name, *_features(clip, net, copies if clip.info.split == "train" else 0))
+    clip.write_features(net.name, *_features(clip, net, copies if clip.info.split == "train" else 0))
     return None
 
 

@@ -192,17 +192,17 @@ def _score_clip(work: _Work, nets: Nets, tick: Callable[[str, int], None], clip:
     which, frames = work.available.which, clip.info.frames
     about = {"clip": clip_digest(clip, nets, which), "nets": list(work.nets), "which": sorted(which),
              "weights": work.available.sha256}  # fmt: skip
-    if work.figures is None and (kept := load_scores(SplitClipScores, clip.id, about)) is not None:
-        tick(clip.id, frames)
-        return _Outcome(kept)
-    judges = load_judges(work.available.parts, work.files)
-    scores, pred = score_clip(clip, nets, which, judges, lambda done: tick(clip.id, done))
-    save_scores(scores, about)
+    scores = load_scores(SplitClipScores, clip.id, about)
+    if scores is None:
+        judges = load_judges(work.available.parts, work.files)
+        scores = score_clip(clip, nets, which, judges, lambda done: tick(clip.id, done))
+        save_scores(scores, about)
+    tick(clip.id, frames)
     if work.figures is None:
         return _Outcome(scores)
     drawn = FigureFolder(work.figures)
     try:
-        draw_clip(clip, pred, drawn, lambda done: tick(f"{clip.id}, figures", frames + done))
+        draw_clip(clip, nets.a2lm, drawn, lambda done: tick(f"{clip.id}, figures", frames + done))
     except SpearError as error:
         return _Outcome(scores, None, str(error))
     return _Outcome(scores, drawn)

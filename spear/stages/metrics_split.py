@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from spear.checkpoint import read_about
 from spear.clip import SPLITS, Clip, find_clips
 from spear.controls import LEAST_FRAMES
+from spear.crop import blend
 from spear.dataset import usable_clips
 from spear.errors import SpearError, UnusableClip
-from spear.face import blend
 from spear.figures import FigureFolder
 from spear.files import sha256_of
 from spear.judges import Judges
@@ -82,8 +82,7 @@ def clips_to_score(clips: Path, split: str, net: A2LM, report: Report) -> list[C
 
     Raises SpearError for an unknown split and where no clip is left, naming the stage to run.
     """
-    known = (*SPLITS, ALL_SPLITS)
-    if split not in known:
+    if split not in (known := (*SPLITS, ALL_SPLITS)):
         raise SpearError(f"--split {split} is not one of {', '.join(known)}")
     encoder, chosen = net.config.encoder, []
     again = f"run `spear extract-audio-features --encoder {encoder}` with the weights of the training"
@@ -122,12 +121,9 @@ def group_totals(scored: Scored, by: str) -> dict[str, dict[str, float | None]]:
     }
 
 
-def score_clip(
-    clip: Clip, nets: Nets, which: frozenset[str], judges: Judges, tick: Tick
-) -> tuple[SplitClipScores, Array]:
+def score_clip(clip: Clip, nets: Nets, which: frozenset[str], judges: Judges, tick: Tick) -> SplitClipScores:
     """Predict and paint one clip and compare it with its truth; pictures stream, so that memory is flat with length.
 
-    With the scores comes the predicted lower face, (F, 57, 2) crop px.
     Raises SpearError where a file of the clip is damaged.
     """
     scores = SplitClipScores(clip.id)
@@ -152,8 +148,7 @@ def score_clip(
                 scores.add({"csim": near if known else math.nan})
     if scores.frechet is not None:
         scores.frechet.closed()
-    tick(scores.frames)
-    return scores, pred
+    return scores
 
 
 def _add_points(
@@ -227,13 +222,14 @@ def _all_of(footage: Footage, count: int) -> Iterator[Frame]:
         )
 
 
-def draw_clip(clip: Clip, pred: Array, figures: FigureFolder, tick: Tick) -> None:
-    """Draw the predicted lower face, (F, 57, 2) crop px, over the detected points; nothing on frames without a face.
+def draw_clip(clip: Clip, net: A2LM, figures: FigureFolder, tick: Tick) -> None:
+    """Draw the lower face that stage 1 predicts over the detected points; nothing on frames without a face.
 
     A clip whose video or sound is damaged gets no figures but a note: the scores of points do without both. Raises
     SpearError where the figures cannot be written.
     """
     points, confidence = clip.landmarks()
+    pred = predict_clip(net, clip)[0].cpu().numpy()
     sound = clip.audio_path if clip.info.has_audio else None
     try:
         with figures.clip(clip.id, len(points), sound) as drawing:

@@ -14,8 +14,9 @@ import numpy as np
 from spear.audio import Samples, load_for_frames, write_wav
 from spear.clip import Clip, ClipInfo
 from spear.clip_work import KEPT, shard_note, work_through
+from spear.crop import CROP_WIDTHS, NOSE_ROW, crop_transform, warp_crop
 from spear.errors import SpearError, UnusableClip
-from spear.face import CROP_WIDTHS, DETECTOR, NOSE_ROW, FaceTracker, crop_transform, find_face, steady_face, warp_crop
+from spear.face import DETECTOR, FaceTracker, find_face, steady_face
 from spear.files import make_folder, sha256_of, whole
 from spear.left_out import LIST, LeftOut, unfinished
 from spear.points import Array, lip_opening

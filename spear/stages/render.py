@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 from spear.audio import fit_to_frames, frames_of, load_audio
 from spear.clip import CROP, SAMPLES_PER_FRAME
+from spear.crop import blend, pasted, warp_crop
 from spear.errors import SpearError
-from spear.face import Frame, blend, pasted, warp_crop
 from spear.files import check_picture, whole, write_picture
 from spear.marking import PLAIN, Marking
-from spear.nets.lm2face import Lm2Face, blend_columns
+from spear.nets.blending import blend_columns
+from spear.nets.lm2face import Lm2Face
 from spear.painter import Painter, check_precision, load_lm2face, with_lower_face
 from spear.pipeline import Meanwhile, in_order, one_thread
 from spear.points import Array, draw_sketch, spread_over_opening
@@ -36,7 +37,7 @@ from spear.progress import Progress, no_progress
 from spear.provenance import remove_sidecar, write_sidecar
 from spear.ref_face import RefFace
 from spear.talker import load_a2lm, speak
-from spear.video import Footage, ping_pong_index
+from spear.video import Footage, Frame, ping_pong_index
 from spear.video_writer import Patch, VideoWriter
 
 MODELS = ("a2lm.safetensors", "lm2face.safetensors")
@@ -180,7 +181,7 @@ def _learn(
     samples = load_audio(audio)
     samples = fit_to_frames(samples, frames_of(samples))
     frames, device = len(samples) // SAMPLES_PER_FRAME, PartialState().device
-    with Meanwhile(partial(RefFace, footage, face, max(frames, _LEAST_ANALYSED))) as looking, one_thread():
+    with Meanwhile(partial(RefFace, footage, face, max(frames, _LEAST_ANALYSED))) as looking:
         a2lm, lm2face = load_a2lm(folder / "a2lm.safetensors"), load_lm2face(folder / "lm2face.safetensors", vae)
         encoder = load_encoder(a2lm.config.encoder, weights)
         if encoder.settings != a2lm.config.encoder_settings:

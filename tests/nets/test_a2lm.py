@@ -12,7 +12,7 @@ import torch
 from made_up import face, track
 from torch import Tensor, nn
 
-from spear.face import crop_transform
+from spear.crop import crop_transform
 from spear.nets.a2lm import (
     A2LMConfig,
     ShapeMixer,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from made_up import make_clip
 from torch import Tensor
 
 from spear.checkpoint import read_tensors
+from spear.stages.train_a2lm import train_a2lm
+from spear.stages.train_lm2face import train_lm2face
 
 pytestmark = pytest.mark.reliability
 
@@ -122,22 +123,36 @@ def test_a_process_that_dies_is_started_again_and_nothing_is_lost(clips: Path, t
     _same_bytes(models, two)
 
 
-def test_each_process_does_its_part_of_the_clips(clips: Path, tmp_path: Path) -> None:
-    """Three clips and three processes: one may have nothing to do, and none waits for it."""
+def _spear(root: Path, ranks: int, *words: str) -> str:
+    """What a command prints under torchrun, in the folder `root`."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    run = subprocess.run(
+        [sys.executable, *launcher, "-m", "spear_cli", *words], cwd=root, text=True, capture_output=True, timeout=300,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(root / "cache")},
+        check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_each_process_does_its_part_of_the_clips(talking_videos: Path, tmp_path: Path) -> None:
+    """From videos to scores; of four clips and three processes one may have nothing to do, and none waits for it."""
+    models = tmp_path / "models"
+    clips = tmp_path / "1" / "clips"
     made = {}
     for ranks in (1, 2, 3):
         root = tmp_path / str(ranks)
-        for name in ("c0", "c1", "c9"):
-            shutil.copytree(clips / name, root / "clips" / name)
-            (root / "clips" / name / "landmarks.safetensors").unlink()
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-        run = subprocess.run(
-            [sys.executable, *launcher, "-m", "spear_cli", "extract-audio-features"], cwd=root, text=True,
-            capture_output=True,
-            env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}, timeout=300, check=False,
-        )  # fmt: skip
-        assert run.returncode == 0, run.stderr
-        assert run.stdout.count(" clips done") == 1  # one of them speaks
+        root.mkdir()
+        for words in (["preprocess", str(talking_videos)], ["landmarks"], ["extract-audio-features"]):
+            said = _spear(root, ranks, *words)
+            assert said.count(" clips done") == 1  # one of them speaks
+        if ranks == 1:
+            train_a2lm(clips, models, epochs=1)
+            train_lm2face(clips, models, frames_per_clip=2, epochs=1)
+        words = ["metrics", "--split", "all", "--ld", "--psnr", "--json", "--models", str(models)]
         made[ranks] = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.safetensors")}
-    assert len(made[1]) == 6
+        made[ranks]["scores"] = _spear(root, ranks, *words).encode()
+        assert json.loads(made[ranks]["scores"])["protocol"]["clips"] == 4
+        assert len(list(root.glob("cache/spear/metrics/*/*.safetensors"))) == 4
+    assert len(made[1]) == 2 * 4 + 1
     assert made[1] == made[2] == made[3]

@@ -10,8 +10,9 @@ import pytest
 from conftest import portrait
 
 from spear.clip import Clip, ClipInfo, find_clips
+from spear.crop import NOSE_ROW, crop_transform, warp_crop
 from spear.errors import SpearError
-from spear.face import NOSE_ROW, crop_transform, follow_face, warp_crop
+from spear.face import follow_face
 from spear.points import NOSE_TIP, lip_opening
 from spear.stages import landmarks as stage
 from spear.stages.landmarks import landmarks

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from spear.clip import Clip, find_clips
 from spear.controls import controls
+from spear.crop import blend
 from spear.errors import SpearError
-from spear.face import blend
 from spear.judges import Available, Judges
 from spear.nets.lm2face import Lm2Face
 from spear.painter import Painter, load_lm2face

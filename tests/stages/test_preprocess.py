@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from spear.audio import load_audio, write_wav
 from spear.clip import SAMPLES_PER_FRAME, Clip, find_clips
+from spear.crop import crop_transform, warp_crop
 from spear.errors import SpearError
-from spear.face import crop_transform, warp_crop
 from spear.points import Array
 from spear.progress import Report
 from spear.stages import preprocess as stage

@@ -22,8 +22,9 @@ from torch import nn
 
 from spear.audio import load_audio, write_wav
 from spear.checkpoint import save_checkpoint
+from spear.crop import crop_transform, inverse, to_crop
 from spear.errors import SpearError, UnusableClip
-from spear.face import crop_transform, follow_face, inverse, to_crop
+from spear.face import follow_face
 from spear.nets.a2lm import A2LMConfig, build_a2lm
 from spear.nets.autoencoder import load_autoencoder
 from spear.nets.lm2face import Lm2FaceConfig, build_lm2face
