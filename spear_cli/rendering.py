@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from spear.shards import choose_shard
+from spear.shards import own_part
 from spear.version import __version__
 from spear.workers import CLIP_TIMEOUT
 from spear_cli.boundary import STARTED, app
@@ -90,7 +90,7 @@ def render(
     if renders is not None:
         if audio or ref or sheet or stream:
             raise typer.BadParameter("--list has audio, ref and out of each render; leave --audio, --ref, --sheet out")
-        workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard))
+        workers = workers_of(jobs, scheduler, clip_timeout, memory, own_part(shard))
         from spear.stages.render_many import RenderOptions, render_many
 
         options = RenderOptions(

@@ -150,5 +150,5 @@ def test_a_bomb_is_told_at_once(name: str, tmp_path: Path, made_clips: Path, por
     run = tally.judge(run_cli(*words.split(), cwd=tmp_path, memory=LIMIT, timeout=60, watch=False))
     assert run.clear or (name in COPED and (run.done or run.code == 4)), run
     assert not run.traceback, run
-    assert run.seconds < 3 * SECONDS, run
+    assert run.seconds < SECONDS, run
     assert run.done or not list(tmp_path.glob("out.*"))

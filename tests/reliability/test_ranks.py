@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -135,28 +136,28 @@ def _spear(root: Path, ranks: int, *words: str) -> str:
     return run.stdout
 
 
-def test_each_process_does_its_part_of_the_clips(talking_videos: Path, tmp_path: Path) -> None:
-    """From videos to scores; of four clips and three processes one may have nothing to do, and none waits for it."""
-    models = tmp_path / "models"
-    clips = tmp_path / "1" / "clips"
-    made = {}
+def test_each_process_does_its_part_of_the_clips(
+    talking_videos: Path, tiny_talker: Path, tiny_speech: Path, tmp_path: Path
+) -> None:
+    """From videos to scores, and renders; where processes have nothing to do, none waits for them."""
+    models, made = tmp_path / "models", dict[int, dict[str, bytes]]()
+    rows = (f"{tiny_speech},{tiny_talker},{name}.mp4" for name in ("one", "two"))
+    (tmp_path / "renders.csv").write_text("\n".join(["audio,ref,out", *rows]))
     for ranks in (1, 2, 3):
         root = tmp_path / str(ranks)
         root.mkdir()
-        for words in (["preprocess", str(talking_videos)], ["landmarks"], ["extract-audio-features"]):
+        listed = ["render", "--list", "../renders.csv", "-o", "out"]
+        for words in (["preprocess", str(talking_videos)], ["landmarks"], ["extract-audio-features"], listed):
             said = _spear(root, ranks, *words)
-            assert said.count(" clips done") == 1  # one of them speaks
+            assert len(re.findall("(clips|renders) done", said)) == 1  # one of them speaks
         if ranks == 1:
-            train_a2lm(clips, models, epochs=1)
-            train_lm2face(clips, models, frames_per_clip=2, epochs=1)
+            train_a2lm(root / "clips", models, epochs=1)
+            train_lm2face(root / "clips", models, frames_per_clip=2, epochs=1)
         words = ["metrics", "--split", "all", "--ld", "--psnr", "--json", "--models", str(models)]
-        made[ranks] = {
-            str(path.relative_to(root)): path.read_bytes()
-            for path in root.glob("clips/*/*.safetensors")
-            if ".index" not in path.parts
-        }
-        made[ranks]["scores"] = _spear(root, ranks, *words).encode()
+        made[ranks] = {"scores": _spear(root, ranks, *words).encode()}
         assert json.loads(made[ranks]["scores"])["protocol"]["clips"] == 4
         assert len(list(root.glob("cache/spear/metrics/*/*.safetensors"))) == 4
-    assert len(made[1]) == 2 * 4 + 1
+        files = [*root.glob("clips/talker_*/*.*"), *root.glob("out/*.mp4")]
+        made[ranks] |= {str(path.relative_to(root)): path.read_bytes() for path in files}
+    assert len(made[1]) == 1 + 4 * len(("clip.json", "face.mp4", "audio.wav", "landmarks", "features")) + 2
     assert made[1] == made[2] == made[3]
