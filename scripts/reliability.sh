@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What SPEAR does with bad input, full disks, kills and hostile files, and the score: about half an hour on 2 busy cores.
+# What SPEAR does with bad input, full disks, kills and hostile files, and the score: about 22 minutes on 2 quiet cores.
 # Installs into .venv the first time, like test.sh. Arguments go to pytest: `bash scripts/reliability.sh -k truncated`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

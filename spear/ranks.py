@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
-from spear.errors import SpearError
 from spear.scores.compare import Scores
 from spear.shards import Shard
 from spear.workers import Workers
@@ -18,7 +17,7 @@ _PATIENCE = timedelta(days=30)
 
 
 def scored_by_ranks(
-    score: Callable[[Workers, bool], Scores], workers: Workers, environment: Mapping[str, str] = os.environ
+    score: Callable[[Workers, bool], Scores | None], workers: Workers, environment: Mapping[str, str] = os.environ
 ) -> Scores | None:
     """What `score(workers, True)` gives; under torchrun the first process alone returns it, the others None.
 
@@ -34,7 +33,7 @@ def scored_by_ranks(
     from accelerate import PartialState
 
     state = PartialState(timeout=_PATIENCE)
-    with suppress(SpearError):
+    with suppress(Exception):  # whatever it is, the first process meets it again and tells
         score(replace(workers, shard=share_of_rank(workers.shard, rank, ranks)), False)
     state.wait_for_everyone()
     return score(workers, True) if rank == 0 else None

@@ -79,6 +79,7 @@ def metrics(
         raise typer.BadParameter("--by is for the clips of a split; leave it out for two videos")
     if json_out and csv_out:
         raise typer.BadParameter("--json and --csv both want stdout; leave one out")
+    from spear.metrics_common import checked_metrics
     from spear.ranks import scored_by_ranks
     from spear.stages.metrics import metrics as stage
     from spear.stages.metrics_videos import compare_videos
@@ -87,13 +88,15 @@ def metrics(
     chosen = {"ld": ld, "lvd": lvd, "psnr": psnr, "ssim": ssim, "fid": fid,
               "lpips": lpips, "lmd": lmd, "csim": csim, "sync": sync}  # fmt: skip
     which = frozenset(name for name, wanted in chosen.items() if wanted or all_scores)
-    which = which or frozenset({"ld", "lvd", "psnr", "ssim"})
+    which = checked_metrics(which or frozenset({"ld", "lvd", "psnr", "ssim"}), figures)
     workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard, {}))
     with progress_bar("metrics") as progress:
 
-        def score(workers: Workers, show: bool) -> Scores:
+        def score(workers: Workers, show: bool) -> Scores | None:
             drawn, page = (figures, report) if show else (None, None)
             if pred is not None and truth is not None:
+                if figures is not None and not show:  # they are drawn while pairs are scored: the cache would not help
+                    return None
                 return compare_videos(
                     pred, truth, which, inception_weights, drawn, progress, syncnet_weights=syncnet_weights,
                     report=page, against=against, workers=workers,

@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+from spear.pretrained.audio_encoders import load_encoder
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -86,6 +88,17 @@ def test_work_is_measured_with_one_thread_and_with_all(bench: ModuleType, monkey
     assert {row.operations for row in rows} == {2 * 8**3}
     assert rows[0].speed == pytest.approx(1024 / rows[0].clock.wall)
     assert torch.get_num_threads() == threads
+
+
+def test_the_work_of_nets_that_run_on_several_threads_is_counted(bench: ModuleType) -> None:
+    """Ten seconds are two batches of windows: about a GFLOP each for a second of speech."""
+    whisper, threads = load_encoder("whisper"), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert 5e9 < bench.flops_of(lambda: whisper(torch.zeros(160_000))) < 1e11
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_rates_and_shares_by_hand(bench: ModuleType, stages: ModuleType) -> None:

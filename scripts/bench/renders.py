@@ -9,7 +9,7 @@ amplitude: its deviation over the true one's. r own: with the ref's old mouth; r
 psnr, ssim: to the true frames, full, in the crop of 256 px, in the blended hull.
 outside: difference in grey levels, farther than 32 px from the mask, of the render to the ref encoded again: mean,
 largest, mean of the first frame; error: of the render to the ref itself; encoder: of the ref encoded again to itself.
-`spear.face.paste` leaves these pixels as they are (tests/test_face.py), but x264 spends its bits in other ways
+`spear.crop.paste` leaves these pixels as they are (tests/test_crop.py), but x264 spends its bits in other ways
 everywhere once a mouth differs: where nothing was painted, error is hardly more than encoder, outside no bar.
 identity: distance of eight faces (dlib; below .6 it is one person) to the ref's of the moment; own: of those in turn
 (takes an --identity-python with dlib-bin, face_recognition_models and numpy<2 from PyPI; - without it).

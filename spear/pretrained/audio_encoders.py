@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -143,7 +144,7 @@ class Whisper:
     the same clips in long audio). So every window is 3 s here, 1 s apart and cross-faded with .5 s at each edge thrown
     away, silence beyond both ends: each frame is seen at the same few positions, whatever the length of the audio
     (the same probe: .905 and .90). A frame depends on the 2.5 s around it alone, exactly, so cutting at whole
-    seconds changes nothing, and the memory is flat.
+    seconds changes nothing, and the memory is flat with length.
 
     The log-mel spectrum is Whisper's but for the floor: fixed at 1e-8 instead of 80 dB below the loudest moment, which
     would let one loud syllable change all others (the probe stays within .015 down to 40 dB quieter speech).
@@ -153,6 +154,8 @@ class Whisper:
 
     _WINDOW, _HOP, _MARGIN, _FADE = 3 * FPS, FPS, 13, 24
     _BATCH = 8
+    _MOST_WORKERS = 8
+    """Threads: each takes 20 MB for the packaged model, 200 for the large one."""
     _FLOOR = 1e-8
 
     def __init__(self, folder: Path) -> None:
@@ -180,9 +183,11 @@ class Whisper:
     def _pieces(self, windows: Tensor) -> Iterator[tuple[int, Tensor]]:
         """(n, 48000) samples -> n times (first frame, features (75, 3, W))."""
         batches = windows.split(self._BATCH)
-        workers = min(torch.get_num_threads(), len(batches)) if windows.device.type == "cpu" else 1
+        on_cpu = windows.device.type == "cpu"
+        workers = min(torch.get_num_threads(), len(batches), self._MOST_WORKERS) if on_cpu else 1
         # a batch to each core; cores that share one would add up in another order than one alone
-        with one_thread(), in_order(self._features, batches, workers, ahead=workers) as made:
+        several = in_order(self._features, batches, workers, ahead=workers)
+        with one_thread(), several if workers > 1 else nullcontext(map(self._features, batches)) as made:
             yield from ((i * self._HOP, piece) for i, piece in enumerate(itertools.chain.from_iterable(made)))
 
     @torch.no_grad()

@@ -39,6 +39,7 @@ from spear.stages.metrics_split import (
     shown_frames,
     split_protocol,
 )
+from spear.talker import predict_clip
 from spear.workers import HERE, Workers
 
 
@@ -200,9 +201,9 @@ def _score_clip(work: _Work, nets: Nets, tick: Callable[[str, int], None], clip:
     tick(clip.id, frames)
     if work.figures is None:
         return _Outcome(scores)
-    drawn = FigureFolder(work.figures)
+    pred, drawn = predict_clip(nets.a2lm, clip)[0].cpu().numpy(), FigureFolder(work.figures)
     try:
-        draw_clip(clip, nets.a2lm, drawn, lambda done: tick(f"{clip.id}, figures", frames + done))
+        draw_clip(clip, pred, drawn, lambda done: tick(f"{clip.id}, figures", frames + done))
     except SpearError as error:
         return _Outcome(scores, None, str(error))
     return _Outcome(scores, drawn)

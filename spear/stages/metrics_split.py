@@ -222,14 +222,13 @@ def _all_of(footage: Footage, count: int) -> Iterator[Frame]:
         )
 
 
-def draw_clip(clip: Clip, net: A2LM, figures: FigureFolder, tick: Tick) -> None:
-    """Draw the lower face that stage 1 predicts over the detected points; nothing on frames without a face.
+def draw_clip(clip: Clip, pred: Array, figures: FigureFolder, tick: Tick) -> None:
+    """Draw the predicted lower face, (F, 57, 2) crop px, over the detected points; nothing on frames without a face.
 
     A clip whose video or sound is damaged gets no figures but a note: the scores of points do without both. Raises
     SpearError where the figures cannot be written.
     """
     points, confidence = clip.landmarks()
-    pred = predict_clip(net, clip)[0].cpu().numpy()
     sound = clip.audio_path if clip.info.has_audio else None
     try:
         with figures.clip(clip.id, len(points), sound) as drawing:

@@ -100,11 +100,13 @@ def test_names_are_those_of_the_papers_table_3_whisper_and_the_control() -> None
 def test_no_bit_depends_on_the_number_of_cores(name: str, tiny: dict[str, Path]) -> None:
     """Thirty seconds are four batches of whisper's windows, and two windows of the large encoders."""
     encoder, samples, found = load_encoder(name, tiny.get(name)), noise(30), []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        found.append(encoder(samples))
-        assert torch.get_num_threads() == threads
-    torch.set_num_threads(1)
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(encoder(samples))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 

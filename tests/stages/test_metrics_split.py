@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from spear.points import LOWER, Array, face_width
 from spear.scores.compare import Scores
 from spear.scores.frechet import FrechetScore
 from spear.scores.landmark import landmark_distance
+from spear.shards import Shard
 from spear.stages import metrics_split
 from spear.stages.extract_audio_features import extract_audio_features
 from spear.stages.landmarks import landmarks
@@ -36,6 +38,7 @@ from spear.stages.train_a2lm import train_a2lm
 from spear.stages.train_lm2face import train_lm2face
 from spear.talker import load_a2lm, predict_clip
 from spear.video import Footage, Frame
+from spear.workers import Workers
 from spear_cli.app import app
 
 LANDMARKS, PICTURES = frozenset({"ld", "lvd"}), frozenset({"psnr", "ssim"})
@@ -311,6 +314,27 @@ def test_on_the_command_line(made: Made) -> None:
         "error: invalid value: --by is for the clips of a split; leave it out for two videos; "
         "see `spear metrics --help`\n"
     )
+
+
+def test_the_first_of_several_processes_finds_all_scores_in_the_cache(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where figures bring a score that was not asked for. Here both shares are done by this process."""
+
+    def in_shares(score: Callable[[Workers, bool], Scores], workers: Workers) -> Scores:
+        with monkeypatch.context() as patch:
+            for index in range(2):
+                with suppress(SpearError):  # a share may have no clip
+                    score(replace(workers, shard=Shard(index, 2)), False)
+            patch.setattr("spear.stages.metrics.score_clip", None)
+            return score(workers, True)
+
+    monkeypatch.setattr("spear.ranks.scored_by_ranks", in_shares)
+    options = ["metrics", "--clips", str(made[0]), "--models", str(made[1]), "--split", "all", "--psnr", "--json"]
+    for more in ([], ["--figures", str(tmp_path / "figures")]):
+        done = CliRunner().invoke(app, [*options, *more], catch_exceptions=False)
+        assert json.loads(done.stdout)["protocol"]["clips"] == 4
+    assert len(list((tmp_path / "figures").glob("*.mp4"))) == 4
 
 
 def test_blend_by_hand() -> None:
