@@ -101,6 +101,15 @@ def test_the_work_of_nets_that_run_on_several_threads_is_counted(bench: ModuleTy
         torch.set_num_threads(threads)
 
 
+def test_without_a_gpu_work_takes_what_is_assumed(bench: ModuleType) -> None:
+    """Two frames of 1024 operations together, at 35 % of 989 TFLOP/s."""
+    import paper
+
+    machine, a = paper.Machine(), torch.ones(8, 8)
+    assert machine("nets", lambda: a @ a, 2, "frame", "bf16") == pytest.approx(512 / (0.35 * 989e12))
+    assert [(line.what, line.value) for line in machine.lines] == [("nets: work of a frame", pytest.approx(512e-9))]
+
+
 def test_rates_and_shares_by_hand(bench: ModuleType, stages: ModuleType) -> None:
     """100 frames in 2 s; 3 GFLOP in half a second are 6 GFLOP/s, a quarter of a peak of 24, a third where
     a quarter of the two cores was not to be had."""
