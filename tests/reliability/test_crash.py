@@ -177,8 +177,9 @@ def _temporary(root: Path) -> list[str]:
 
 def _torn(root: Path) -> list[str]:
     """Files with a final name that are not whole. The last line of a log may be: the next run drops it."""
-    return [name for name in files(root) if not any(part.startswith(".") for part in Path(name).parts)
-            and "tensorboard" not in name and not name.endswith(".log.jsonl") and not is_whole(root / name)]  # fmt: skip
+    final = [name for name in files(root) if not Path(name).name.startswith(".") and "/.spear-" not in name]
+    return [name for name in final
+            if "tensorboard" not in name and not name.endswith(".log.jsonl") and not is_whole(root / name)]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
