@@ -263,7 +263,7 @@ def test_a_signal_ends_the_work(
     while not descendants_of(process.pid):
         assert process.poll() is None
         time.sleep(0.05)
-    time.sleep(dice.uniform(0, 6))
+    time.sleep(dice.uniform(0, 2.5))
     if process.poll() is not None:
         pytest.skip("was done before the signal came")
     family, begun, wait = descendants_of(process.pid), time.monotonic(), patience()
