@@ -107,6 +107,7 @@ def _handed_out(
     running = as_completed(loop=client.loop)
 
     def hand_out() -> None:
+        """Give the cluster tasks until it has two for each thread: new clips first, then those of lost workers."""
         most = max(2 * sum(client.nthreads().values()), 2) if client.nthreads() else _WAITING
         while len(under_way) < most:
             lost = 0

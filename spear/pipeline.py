@@ -44,6 +44,7 @@ def in_order(work: Callable[[Item], Made], items: Iterable[Item], workers: int, 
     waiting: deque[Future[Made]] = deque()
 
     def made() -> Iterator[Made]:
+        """Results in the order of their items, of which some more are under way meanwhile."""
         for item in items:
             waiting.append(pool.submit(work, item))
             if len(waiting) > ahead:

@@ -36,7 +36,8 @@ class Member(NamedTuple):
 class Storage(Protocol):
     """What a clip needs of the files in its folder. path: as if they were there; errors name it."""
 
-    def exists(self, path: Path) -> bool: ...
+    def exists(self, path: Path) -> bool:
+        """Whether there is such a file."""
 
     def about(self, path: Path) -> dict[str, Any]:
         """What a tensor file says about itself. Raises SpearError."""
@@ -55,18 +56,23 @@ class InFolder:
     """Files by their own names."""
 
     def exists(self, path: Path) -> bool:
+        """See Storage."""
         return path.exists()
 
     def about(self, path: Path) -> dict[str, Any]:
+        """See Storage."""
         return read_about(path)
 
     def tensors(self, path: Path) -> dict[str, Tensor]:
+        """See Storage."""
         return read_tensors(path)[0]
 
     def window(self, path: Path) -> Window:
+        """See Storage."""
         return Window(path, Member(path, 0, path.stat().st_size))
 
     def media(self, path: Path) -> str | io.BytesIO:
+        """See Storage."""
         return str(path)
 
 
@@ -77,12 +83,15 @@ class InTar:
         self._members = members
 
     def exists(self, path: Path) -> bool:
+        """See Storage."""
         return path.name in self._members
 
     def about(self, path: Path) -> dict[str, Any]:
+        """See Storage."""
         return self.window(path).about
 
     def tensors(self, path: Path) -> dict[str, Tensor]:
+        """See Storage."""
         try:
             tensors = load(self._bytes(path))
         except SafetensorError as error:
@@ -90,9 +99,11 @@ class InTar:
         return checked(path, tensors, self.about(path))
 
     def window(self, path: Path) -> Window:
+        """See Storage."""
         return Window(path, self._members[path.name])
 
     def media(self, path: Path) -> str | io.BytesIO:
+        """See Storage."""
         return io.BytesIO(self._bytes(path))
 
     def _bytes(self, path: Path) -> bytes:
@@ -132,6 +143,7 @@ class Window:
 
     @property
     def names(self) -> list[str]:
+        """Of its tensors, sorted."""
         return sorted(self._header)
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:

@@ -117,6 +117,7 @@ class _Run:
 
     @property
     def place(self) -> Place:
+        """How far the training is."""
         return self.state.place
 
     def share(self) -> float:
@@ -127,6 +128,7 @@ class _Run:
         return max(by_steps, self.place.seconds / 60 / self.schedule.max_minutes)
 
     def is_over(self) -> bool:
+        """Whether all epochs, or all minutes, are done."""
         return self.share() >= 1
 
     def is_due(self) -> bool:
@@ -202,6 +204,7 @@ class _Run:
         )
 
     def step(self, batch: Any) -> dict[str, float]:
+        """One step on a batch. Returns its losses, of this process's part."""
         place = self.place
         rate = self.schedule.learning_rate * self.schedule.final_rate ** self.share()
         # what a net draws at random in a resumed run is what it draws in an unbroken one
@@ -247,6 +250,7 @@ class _Run:
         self.require_finite("the weights", "are", all(bool(value.isfinite().all()) for value in weights))
 
     def validate(self, log: TrainingLog) -> None:
+        """Score the averaged net, log it, show samples; write it as the last one and, where it is the best, as that."""
         net, place = _averaged(self.task), self.place
         sheets: list[Sheet] = []
         with self.state.average.in_place_of(net.parameters()):
@@ -268,6 +272,7 @@ class _Run:
             place.best, place.figures = figures["score"], figures
 
     def save(self) -> None:
+        """Write the state that a stopped run goes on from. Raises SpearError for weights that are not finite."""
         self.require_finite_weights()
         if self.accelerator.is_main_process:
             self.state.save()

@@ -181,6 +181,7 @@ class _Files:
     board: Any
 
     def write(self, row: dict[str, float]) -> None:
+        """See TrainingLog."""
         self.lines.write(json.dumps({key: round(value, 6) for key, value in row.items()}) + "\n")
         self.lines.flush()
         for key, value in row.items():
@@ -188,5 +189,6 @@ class _Files:
                 self.board.add_scalar(key, value, row["step"])
 
     def show(self, step: int, sheet: Sheet) -> None:
+        """See TrainingLog."""
         write_picture(self.samples / f"step_{step:06d}.png", sheet)
         self.board.add_image("samples", sheet, step, dataformats="HWC")

@@ -88,6 +88,7 @@ class Trained:
 
     @property
     def steps_per_second(self) -> float:
+        """How fast it was, validations included."""
         return self.steps / max(self.seconds, 1e-9)
 
     @property

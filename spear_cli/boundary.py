@@ -36,6 +36,7 @@ class _Group(TyperGroup):
             sys.exit(error.exit_code)
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command; whatever it raises becomes a line and an exit code."""
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not be UTF-8
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make busy cores 10 times slower
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

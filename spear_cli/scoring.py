@@ -88,11 +88,13 @@ def metrics(
     chosen = {"ld": ld, "lvd": lvd, "psnr": psnr, "ssim": ssim, "fid": fid,
               "lpips": lpips, "lmd": lmd, "csim": csim, "sync": sync}  # fmt: skip
     which = frozenset(name for name, wanted in chosen.items() if wanted or all_scores)
+    # here already: figures bring a score, and every process must look for the same ones in the cache
     which = checked_metrics(which or frozenset({"ld", "lvd", "psnr", "ssim"}), figures)
     workers = workers_of(jobs, scheduler, clip_timeout, memory, choose_shard(shard, {}))
     with progress_bar("metrics") as progress:
 
         def score(workers: Workers, show: bool) -> Scores | None:
+            """For `scored_by_ranks`; None where there is nothing to be done ahead."""
             drawn, page = (figures, report) if show else (None, None)
             if pred is not None and truth is not None:
                 if figures is not None and not show:  # they are drawn while pairs are scored: the cache would not help

@@ -20,6 +20,7 @@ class _AtOnce(io.BufferedWriter):
     """Hands on all bytes of a write, where a raw file may take some of them and a buffered one keep them."""
 
     def write(self, data: Any) -> int:
+        """Write all of it, now. Returns how many bytes that were."""
         count = super().write(data)
         self.flush()
         return count

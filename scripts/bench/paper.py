@@ -116,8 +116,8 @@ def trainings(machine: Machine, folder: Path, vae: str) -> dict[str, float]:
     perceptual, made = write_vgg19(folder / "vgg19.pth"), MEAD * TRAINED / BATCH
     a2lm, _ = stages.captured("train_a2lm", folder, preset="paper", encoder="hubert")
     seconds = step_seconds(machine, a2lm, BATCH, "fp32", "")
-    spent = {f"train-a2lm, {train_a2lm.SCHEDULES['paper'].epochs} epochs": seconds * made
-             * train_a2lm.SCHEDULES["paper"].epochs}  # fmt: skip
+    epochs = train_a2lm.SCHEDULES["paper"].epochs
+    spent = {f"train-a2lm, {epochs} epochs": seconds * made * epochs}
     lm2face, _ = stages.captured("train_lm2face", folder, preset="paper", vae=vae, perceptual=perceptual)
     seconds = step_seconds(machine, lm2face, BATCH, "bf16", "35 / 50 % of the peak")
     epochs = train_lm2face.PRESETS["paper"][0].epochs

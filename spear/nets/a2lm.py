@@ -66,6 +66,7 @@ class ResidualConv(nn.Module):
         self.skip = nn.Conv1d(channels, width, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, W) -> (N, C', ceil(W / stride))."""
         return torch.relu(self.main(x) + self.skip(x))
 
 
@@ -79,6 +80,7 @@ class FrameEncoder(nn.Module):
         self.layers = nn.Sequential(*(ResidualConv(a, b, stride=2) for a, b in pairwise(sizes)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C, W) -> (B, T, width)."""
         batch, time = x.shape[:2]
         return self.layers(x.flatten(0, 1)).mean(-1).unflatten(0, (batch, time))
 
@@ -95,6 +97,7 @@ class TrackEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C, W) -> (B, T, width)."""
         x = self.inward(x).transpose(1, 2)
         for layer in self.over_time:
             x = x + layer(x)

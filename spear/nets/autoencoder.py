@@ -36,6 +36,7 @@ class Block(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> the same shape."""
         return x + self.second(torch.relu(self.first(torch.relu(x))))
 
 

@@ -20,6 +20,7 @@ class Critic(nn.Module):
         self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(channels, 1, 3, 1, 1)))
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """pictures (B, 3, H, W) in -1..1 -> (B, 1, H/8, W/8)."""
         return self.layers(pictures)
 
 

@@ -26,6 +26,7 @@ class Spade(nn.Module):
         start_at_zero(self.gamma_beta)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B R, C, H, W), condition (B, K, H, W), the same for the R of a target -> (B R, C, H, W)."""
         gamma_beta = self.gamma_beta(self.shared(condition))
         if not torch.is_grad_enabled() and x.device.type == "cpu":
             return _modulated(x, gamma_beta, self.norm.eps)
@@ -61,6 +62,7 @@ class SpadeBlock(nn.Module):
         self.conv_1, self.conv_2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B R, C, H, W), condition (B, K, H, W), the same for the R of a target -> (B R, C, H, W)."""
         y = self.conv_1(nn.functional.leaky_relu(self.spade_1(x, condition), 0.2))
         return x + self.conv_2(nn.functional.leaky_relu(self.spade_2(y, condition), 0.2))
 

@@ -41,6 +41,7 @@ class ConvNorm(nn.Module):
         self.bn = nn.BatchNorm2d(out, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) -> (N, out, H', W')."""
         return F.relu(self.bn(self.conv(x)), inplace=True)
 
 
@@ -76,6 +77,7 @@ class Mixed(nn.Module):
             self.branch_pool = ConvNorm(channels, pooled, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) -> (N, C', H', W'), all branches joined."""
         parts: list[Tensor] = []
         for chain in self._chains:
             ends = [x]
@@ -164,6 +166,7 @@ class Inception(nn.Module):
         self.Mixed_7c = _grid8(2048, max_pool=True)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """pictures (B, 3, H, W) in 0..1 -> (B, 2048)."""
         x = F.interpolate(pictures, size=(_SIDE, _SIDE), mode="bilinear", align_corners=False) * 2 - 1
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = F.max_pool2d(x, 3, stride=2)

@@ -51,6 +51,7 @@ class Lpips(nn.Module):
         self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pred: Tensor, truth: Tensor) -> Tensor:
+        """pred, truth (B, 3, H, W) in -1..1 -> (B,), 0 for equal ones."""
         x, y = ((picture - self.shift) / self.scale for picture in (pred, truth))
         total, stage = x.new_zeros(len(x)), 0
         for place, layer in enumerate(self.features):

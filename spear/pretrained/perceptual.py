@@ -150,4 +150,5 @@ class _InvertedResidual(nn.Module):
         self._adds = stride == 1 and channels == width
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) -> (N, width, ceil(H / stride), ceil(W / stride))."""
         return x + self.conv(x) if self._adds else self.conv(x)

@@ -201,6 +201,7 @@ class _Offsets:
             self._faces, self._sounds = self._faces[ready:], self._sounds[ready:]
 
     def result(self) -> SyncErrors:
+        """What the best offset is, once all embeddings have come."""
         if self._faces is None:
             return SyncErrors(float("nan"), float("nan"), 0)
         size = self._faces.shape[1]

@@ -112,6 +112,7 @@ class _Pair:
         self._writers: list[VideoWriter] = []
 
     def write(self, number: int, pred: Frame | None, truth: Frame) -> None:
+        """Add a frame to both; pred is None where it was not painted, and points stand in for it."""
         small = _small(truth)
         if pred is None:
             scale = small.shape[0] / truth.shape[0]

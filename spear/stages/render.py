@@ -209,6 +209,7 @@ def _painted(
     wait for each other hundreds of times in every batch, and for whoever else wants a core."""
 
     def work(batch: list[tuple[Frame, np.int64, Array]]) -> list[Shown]:
+        """On a thread of its own: frames of the ref, their numbers, the points that drive them."""
         frames, numbers, points = (list(column) for column in zip(*batch, strict=True))
         crops = [warp_crop(frame, found.transforms[i]) for frame, i in zip(frames, numbers, strict=True)]
         painted = painter.paint(crops, np.stack(points), found.points[numbers])
@@ -270,7 +271,9 @@ class _Clock:
         self.seconds: dict[str, float] = {}
 
     def now(self) -> float:
+        """Seconds since it was made."""
         return time.monotonic() - self._started
 
     def lap(self, part: str) -> None:
+        """A part ends here, and the next one begins."""
         self.seconds[part], self._last = time.monotonic() - self._last, time.monotonic()

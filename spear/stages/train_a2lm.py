@@ -89,6 +89,7 @@ def train_a2lm(
     loss_of = landmark_length_loss if config.light else a2lm_loss
 
     def step(batch: dict[str, Tensor], share: float, part: Part) -> dict[str, Tensor]:
+        """One step on this process's part of a batch. Returns its losses."""
         features = torch.where(batch["heard"], batch["features"], net.feature_mean)
         pred = model(features, *(batch[name] for name in ("pose", "references", "head"))) / CROP
         truth = batch["truth"] / CROP
