@@ -18,6 +18,7 @@ from spear.crop import MASK_ROW
 from spear.errors import SpearError
 from spear.nets.autoencoder import load_autoencoder
 from spear.nets.blending import blend_mask
+from spear.nets.int8 import has_int8, to_int8, watch_ranges
 from spear.nets.lm2face import CELL, WHOLE, Lm2Face, Lm2FaceConfig, build_lm2face, image_tensor, sketch_tensor
 from spear.points import Array, nearest_mouths, spread_over_opening
 from spear.pretrained.vae import DEFAULT as DEFAULT_VAE
@@ -25,7 +26,9 @@ from spear.pretrained.vae import load_kl_autoencoder
 from spear.video import Frame
 
 BATCH = 8
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
+_WATCHED = 4
+"""References that are painted to learn which values the net sees, before it computes in integers."""
 
 
 def half_precision(device: torch.device, precision: str = "auto") -> torch.autocast:
@@ -34,7 +37,7 @@ def half_precision(device: torch.device, precision: str = "auto") -> torch.autoc
 
 
 def computes_half(device: torch.device, precision: str = "auto") -> bool:
-    """`auto`: where the device can (CPUs without avx512_bf16 emulate it, slower); `bf16` anywhere, `fp32` nowhere."""
+    """`auto`: where the device can (CPUs without avx512_bf16 emulate it, slower); `bf16` anywhere, else nowhere."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
@@ -43,9 +46,11 @@ def computes_half(device: torch.device, precision: str = "auto") -> bool:
 
 
 def check_precision(precision: str) -> None:
-    """Raises SpearError for what `half_precision` does not know."""
+    """Raises SpearError for what is none of `PRECISIONS`, or what this device cannot do."""
     if precision not in PRECISIONS:
         raise SpearError(f"--precision {precision} is not one of {', '.join(PRECISIONS)}")
+    if precision == "int8" and not has_int8(PartialState().device):
+        raise SpearError("--precision int8 wants a CPU with AVX-512 VNNI; leave --precision out")
 
 
 def load_lm2face(path: Path, vae: str | None = None) -> Lm2Face:
@@ -88,20 +93,40 @@ class Painter:
     ) -> None:
         """points: (F, 131, 2) crop px of all frames that may be references; read: their crops (N, 256, 256, 3).
 
-        precision: as in `half_precision`. columns: where only what the blend can show is wanted, its columns of cells
-        (`blend_columns`); beside them the crops stay as they are.
+        precision: `auto` (int8 for the small preset on CPUs that have it, else bf16 where there is that), `fp32`,
+        `bf16`, `int8`. columns: where only what the blend can show is wanted, its columns of cells
+        (`blend_columns`); beside them the crops stay as they are. Raises SpearError where a net of the paper's
+        preset is to compute in integers.
         """
-        self._device, self._precision, self._columns = PartialState().device, precision, columns
-        half = computes_half(self._device, precision)
+        self._device, self._columns = PartialState().device, columns
+        if precision == "int8" and not net.config.light:
+            raise SpearError("--precision int8 is for models of the small preset; leave --precision out")
+        int8 = precision == "int8" or (precision == "auto" and net.config.light and has_int8(self._device))
+        self._precision = "auto" if int8 else precision
+        half = computes_half(self._device, self._precision)
         self.net = _halved(net) if half and net.config.light else net
         self.net.to(self._device)
         self.net.vae.to(self._device)
         chosen = spread_over_opening(points, min(net.config.bank, len(points)))
         self._bank = faces = points[chosen]
-        with torch.inference_mode(), half_precision(self._device, precision):
-            tensors = (image_tensor(read(chosen)), torch.from_numpy(faces), sketch_tensor(faces))
+        crops = read(chosen)
+        with torch.inference_mode(), half_precision(self._device, self._precision):
+            tensors = (image_tensor(crops), torch.from_numpy(faces), sketch_tensor(faces))
             references = self.net.make_references(*(t[None].to(self._device) for t in tensors))
             self.references = self.net.with_features(references)
+        if int8:
+            self._go_int8(net, crops)
+
+    def _go_int8(self, net: Lm2Face, crops: NDArray[np.uint8]) -> None:
+        """Paint some of the bank (N, 256, 256, 3), which tells what values the net sees, then compute in integers."""
+        some = spread_over_opening(self._bank, min(_WATCHED, len(crops)))
+        faces, whole = self._bank[some], copy.deepcopy(net)
+        with watch_ranges(self.net) as ranges, watch_ranges(_autoencoder(self.net)) as of_vae:
+            self.paint(list(crops[some]), faces, faces)
+        to_int8(whole, ranges)
+        to_int8(_autoencoder(whole), of_vae)
+        self.net, self._precision = whole, "int8"
+        self.references = self.references.floats()
 
     def paint(self, crops: list[Frame], driven: Array, own: Array) -> list[tuple[Frame, Array]]:
         """Faces for N frames: crops (256, 256, 3) uint8 of the ref, driven (N, 131, 2): its points with the predicted
@@ -118,6 +143,11 @@ class Painter:
             pixels = ((lower.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         images[:, net.config.shown_row :, columns.start * CELL : columns.stop * CELL] = pixels
         return [(face, blend_mask([a, b])) for face, a, b in zip(images, driven, own, strict=True)]
+
+
+def _autoencoder(net: Lm2Face) -> nn.Module:
+    assert isinstance(net.vae, nn.Module)
+    return net.vae
 
 
 def _halved(net: Lm2Face) -> Lm2Face:

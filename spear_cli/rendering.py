@@ -60,7 +60,9 @@ def render(
         Path | None, typer.Option(help="A PNG to write: crop, sketch, face and frame of eight moments.")
     ] = None,
     adapt: Adapt = 0,
-    precision: Annotated[str, typer.Option(help="`auto` (bf16 where the device has it), `fp32` or `bf16`.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of stage 2: `auto` (the fastest that the device has), `fp32`, `bf16` or `int8` (CPUs).")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="`auto` (a GPU where there is one) or `cpu`.")] = "auto",
     stream: Annotated[
         bool,

@@ -15,6 +15,7 @@ from torch import nn
 from spear.errors import SpearError
 from spear.nets.autoencoder import load_autoencoder
 from spear.nets.blending import blend_columns, blend_mask
+from spear.nets.int8 import Int8Conv, has_int8
 from spear.nets.lm2face import Lm2Face, Lm2FaceConfig, References, build_lm2face
 from spear.painter import BATCH, PRECISIONS, Painter, check_precision, half_precision, with_lower_face
 from spear.points import LOWER, OUTER_LIPS, UPPER, Array, nearest_mouths, spread_over_opening
@@ -125,21 +126,40 @@ def test_only_columns_that_the_blend_shows_may_be_painted(net: Lm2Face) -> None:
 
 
 def test_precision_says_what_convolutions_compute_in(net: Lm2Face) -> None:
-    points = track(4)
+    points, able = track(4), has_int8(torch.device("cpu"))
     film, painted = _Film(points), {}
-    for precision in PRECISIONS:
+    for precision in [one for one in PRECISIONS if one != "int8" or able]:
         painter = Painter(net, points, film, precision)
-        types = {layer.weight.dtype for layer in painter.net.modules() if isinstance(layer, nn.Conv2d)}
+        kinds = {layer.weight.dtype for layer in painter.net.refine.modules() if isinstance(layer, nn.Conv2d)}
         if precision != "auto":
-            assert types == {torch.bfloat16 if precision == "bf16" else torch.float32}
+            assert kinds == {"fp32": {torch.float32}, "bf16": {torch.bfloat16}, "int8": set()}[precision]
         painted[precision] = painter.paint(list(film([0])), points[[2]], points[:1])[0][0].astype(int)
     assert {layer.weight.dtype for layer in net.modules() if isinstance(layer, nn.Conv2d)} == {torch.float32}
-    assert any(np.array_equal(painted["auto"], painted[other]) for other in ("fp32", "bf16"))
-    off = np.abs(painted["fp32"] - painted["bf16"])
-    assert 0 < off.mean() < 1  # grey levels
+    assert any(np.array_equal(painted["auto"], other) for precision, other in painted.items() if precision != "auto")
+    most = {"bf16": 1, "int8": 8}  # grey levels; of random weights, whose picture is noise from black to white
+    for precision in most.keys() & painted.keys():
+        assert 0 < np.abs(painted["fp32"] - painted[precision]).mean() < most[precision]
+
+
+def test_auto_is_int8_where_the_cpu_has_it(net: Lm2Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = track(4)
+    for has in (False, True) if has_int8(torch.device("cpu")) else (False,):
+        monkeypatch.setattr("spear.painter.has_int8", lambda _, has=has: has)
+        layers = {type(layer) for layer in Painter(net, points, _Film(points)).net.refine.modules()}
+        assert (Int8Conv in layers, nn.Conv2d in layers) == (has, not has)
+
+
+def test_a_precision_that_cannot_be_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SpearError) as caught:
         check_precision("fp16")
-    assert str(caught.value) == "--precision fp16 is not one of auto, fp32, bf16"
+    assert str(caught.value) == "--precision fp16 is not one of auto, fp32, bf16, int8"
+    monkeypatch.setattr("spear.painter.has_int8", lambda _: False)
+    with pytest.raises(SpearError) as caught:
+        check_precision("int8")
+    assert str(caught.value) == "--precision int8 wants a CPU with AVX-512 VNNI; leave --precision out"
+    points = track(2)
+    with pytest.raises(SpearError, match="small preset; leave --precision out"):
+        Painter(tiny_lm2face(light=False), points, _Film(points), "int8")
 
 
 def test_threads_may_paint_at_the_same_time(net: Lm2Face) -> None:

@@ -68,7 +68,7 @@ def compared(video: Path, frames: int) -> dict[str, dict[str, float]]:
     truth = blended(plain(load_lm2face(PACKAGED / "lm2face.safetensors"), found, crops, driven))
     hull, rows = np.stack(masks) > 0, {}
     columns = blend_columns(np.concatenate([found.points, driven]))
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "bf16", "int8"):
         net = load_lm2face(PACKAGED / "lm2face.safetensors")
         painter = Painter(net, found.points, found.crops, precision, columns)
         faces = [

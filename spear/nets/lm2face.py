@@ -129,6 +129,10 @@ class References(NamedTuple):
         features = None if self.features is None else self.features[0, which]
         return References(latents, sketches, points, images, nearness, features)
 
+    def floats(self) -> References:
+        """The same in fp32."""
+        return References(*(value.float() for value in self if value is not None))
+
 
 class Painted(NamedTuple):
     """What the net makes of targets: latent (B, C, h, 32), what was aligned, picture (b, 3, h, 256) from row

@@ -106,10 +106,9 @@ def render(
     for writing bytes, which gets a fragmented MP4 as that is made. models: a folder with a2lm.safetensors and
     lm2face.safetensors; without it those that ship. encoder_weights, vae: folder or hub id of what the models were
     trained with, where it does not ship. sheet: a PNG to write: crop, sketch, face and full frame of eight moments.
-    adapt: stage 2 first goes on training on the ref for so many steps. precision of stage 2: `auto` (bf16 where the
-    device has it), `fp32`, `bf16`. marking: how the video says that it is synthetic; beside a file its sidecar is
-    written, `<out>.json`. What depends on the ref alone is kept for the next time. Memory does not grow with
-    the length.
+    adapt: stage 2 first goes on training on the ref for so many steps. precision of stage 2: as for `Painter`.
+    marking: how the video says that it is synthetic; beside a file its sidecar is written, `<out>.json`. What depends
+    on the ref alone is kept for the next time. Memory does not grow with the length.
     Raises SpearError for input that cannot be used; then nothing stands under the name `out`.
     """
     _check(audio, ref, out, sheet, precision)
