@@ -46,11 +46,15 @@ def warp_pixels(
     down = _stretched(spread.shape[-2], images.shape[-2], device)[rows]
     across = _stretched(spread.shape[-1], images.shape[-1], device)[columns]
     with torch.autocast(device.type, enabled=False):
-        spread = down @ spread @ across.T
+        spread = down @ (spread @ across.T)
     # bicubic: bilinear sampling takes a fifth of the sharpness of lips
     corner = (rows.start or 0, columns.start or 0)
-    warped = warp(images.flatten(0, 1), spread[:, :2], "bicubic", corner) * spread[:, 2:]
-    return warped.unflatten(0, shape).sum(1)
+    warped = warp(images.flatten(0, 1), spread[:, :2], "bicubic", corner).unflatten(0, shape)
+    weights = spread[:, 2:].unflatten(0, shape)
+    mixed = warped[:, 0] * weights[:, 0]
+    for other in range(1, shape[1]):  # a product of all and its sum would go through memory twice
+        mixed = torch.addcmul(mixed, warped[:, other], weights[:, other])
+    return mixed
 
 
 def _stretched(cells: int, pixels: int, device: torch.device) -> Tensor:

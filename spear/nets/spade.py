@@ -74,9 +74,9 @@ def warp(features: Tensor, flow: Tensor, mode: str = "bilinear", corner: tuple[i
     and column `corner`. Beyond the edge the edge is repeated. mode: `bilinear`, or `bicubic` where softness would show.
     """
     features, flow = features.float(), flow.float()  # half precision would place samples half a cell off
-    height, width = features.shape[-2:]
-    rows, columns = (torch.arange(n, device=flow.device, dtype=flow.dtype) + first
-                     for n, first in zip(flow.shape[-2:], corner, strict=True))  # fmt: skip
-    place = (torch.stack(torch.meshgrid(columns, rows, indexing="xy")) + flow).permute(0, 2, 3, 1)
-    place = place / flow.new_tensor([max(width - 1, 1), max(height - 1, 1)]) * 2 - 1
+    steps = [2 / max(side - 1, 1) for side in reversed(features.shape[-2:])]  # of a cell, where all is -1..1
+    columns, rows = ((torch.arange(n, device=flow.device, dtype=flow.dtype) + first) * step - 1
+                     for n, first, step in zip(flow.shape[:-3:-1], reversed(corner), steps, strict=True))  # fmt: skip
+    still = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
+    place = torch.addcmul(still, flow, flow.new_tensor(steps)[:, None, None]).permute(0, 2, 3, 1)
     return nn.functional.grid_sample(features, place, mode=mode, padding_mode="border", align_corners=True)
