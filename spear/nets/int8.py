@@ -20,6 +20,8 @@ from spear.nets.spade import Spade
 _MARGIN = 1.25
 """What was watched is a few pictures; others may go so much farther before values are cut off."""
 _STEPS = 255
+_WHOLE = 1.5 * 2**23
+"""Floats from here on are one apart."""
 
 Ranges = dict[str, tuple[float, float]]
 """The least and greatest input of each convolution, by its name."""
@@ -79,15 +81,13 @@ class Int8Conv(nn.Module):
         weight = conv.weight.detach().float()
         self._step = max(high - low, 1e-6) / _STEPS
         self._zero = round(-low / self._step)
-        self._weight_step = weight.abs().amax((1, 2, 3)).clamp_min(1e-9) / 127
-        self._weight_zero = torch.zeros(len(weight), dtype=torch.int64)
-        self._bias = conv.bias.detach().float()
-        self._shift = torch.tensor(float(self._zero - 128))
-        self._shape = [list(pair) for pair in (conv.stride, conv.padding, conv.dilation)]
-        whole = (weight / self._weight_step[:, None, None, None]).round().to(torch.int8)
-        given = (whole, self._weight_step, self._step, self._zero, *self._shape, conv.groups)
-        self._packed = torch.ops.onednn.qconv_prepack(*given)
-        self._groups = conv.groups
+        self._shift = torch.tensor(_WHOLE + self._zero)
+        steps = weight.abs().amax((1, 2, 3)).clamp_min(1e-9) / 127
+        whole = (weight / steps[:, None, None, None]).round().to(torch.int8)
+        shape = [list(pair) for pair in (conv.stride, conv.padding, conv.dilation)]
+        packed = torch.ops.onednn.qconv_prepack(whole, steps, self._step, self._zero, *shape, conv.groups)
+        zeros = torch.zeros(len(weight), dtype=torch.int64)
+        self._given = (self._step, self._zero, packed, steps, zeros, conv.bias.detach().float(), *shape, conv.groups)
         self._out: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
 
     def hand_to(self, following: Int8Conv) -> None:
@@ -97,11 +97,10 @@ class Int8Conv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) float, or uint8 from the convolution before -> (B, C', H', W')."""
         whole = x if x.dtype == torch.uint8 else self._rounded(x)
-        weights = (self._packed, self._weight_step, self._weight_zero, self._bias)
         convolve: Callable[..., Tensor] = torch.ops.onednn.qconv2d_pointwise
-        return convolve(whole, self._step, self._zero, *weights, *self._shape, self._groups, *self._out)
+        return convolve(whole, *self._given, *self._out)
 
     def _rounded(self, x: Tensor) -> Tensor:
-        # by way of int8, to which torch turns floats seven times as fast as to uint8; one bit makes the one the other
-        signed = torch.add(self._shift, x.float(), alpha=1 / self._step).round_().clamp_(-128, 127).to(torch.int8)
-        return signed.view(torch.uint8) ^ 128
+        # floats of this size are whole numbers, whose last byte is that of the float: rounding costs nothing
+        floats = torch.add(self._shift, x.float(), alpha=1 / self._step).clamp_(_WHOLE, _WHOLE + _STEPS)
+        return floats.view(torch.int32).to(torch.uint8)

@@ -48,9 +48,8 @@ def _modulated(x: Tensor, gamma_beta: Tensor, eps: float) -> Tensor:
     rows *= (rows.square().mean(1, keepdim=True) + eps).rsqrt()
     gamma, beta = gamma_beta.permute(0, 2, 3, 1).flatten(1, 2).float().chunk(2, -1)
     of_a_target = rows.unflatten(0, (len(gamma), -1))
-    of_a_target *= 1 + gamma[:, None]
-    of_a_target += beta[:, None]
-    return rows.to(x.dtype).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+    made = torch.addcmul(beta[:, None], of_a_target, 1 + gamma[:, None]).flatten(0, 1)
+    return made.to(x.dtype).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
 class SpadeBlock(nn.Module):
