@@ -122,7 +122,7 @@ class Painter:
         some = spread_over_opening(self._bank, min(_WATCHED, len(crops)))
         faces, whole = self._bank[some], copy.deepcopy(net)
         with watch_ranges(self.net) as ranges, watch_ranges(_autoencoder(self.net)) as of_vae:
-            self.paint(list(crops[some]), faces, faces)
+            self._lower(crops[some], faces)
         to_int8(whole, ranges)
         to_int8(_autoencoder(whole), of_vae)
         self.net, self._precision = whole, "int8"
@@ -132,6 +132,12 @@ class Painter:
         """Faces for N frames: crops (256, 256, 3) uint8 of the ref, driven (N, 131, 2): its points with the predicted
         lower face, own (N, 131, 2): its points as detected. Returns crop and blend mask (256, 256) of each."""
         images, columns = np.stack(crops), self._columns
+        lower = self._lower(images, driven)
+        images[:, self.net.config.shown_row :, columns.start * CELL : columns.stop * CELL] = lower
+        return [(face, blend_mask([a, b])) for face, a, b in zip(images, driven, own, strict=True)]
+
+    def _lower(self, images: NDArray[np.uint8], driven: Array) -> NDArray[np.uint8]:
+        """The rows and columns that are painted, of crops (N, 256, 256, 3) and points as for `paint`: (N, h, w, 3)."""
         which, nearness = (torch.from_numpy(v) for v in nearest_mouths(self._bank, driven, self.net.config.references))
         references = self.references.chosen(which.to(self._device), nearness.to(self._device))
         with torch.inference_mode(), half_precision(self._device, self._precision):
@@ -139,10 +145,9 @@ class Painter:
             pictures, sketches, points = (value.to(self._device) for value in inputs)
             net = self.net
             target = net.make_target(net.encode_masked(pictures), net.encode_sketch(sketches), points)
-            lower = net(target, references, columns=columns).picture
-            pixels = ((lower.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        images[:, net.config.shown_row :, columns.start * CELL : columns.stop * CELL] = pixels
-        return [(face, blend_mask([a, b])) for face, a, b in zip(images, driven, own, strict=True)]
+            lower = net(target, references, columns=self._columns).picture
+            pixels: NDArray[np.uint8] = ((lower.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
+        return pixels.transpose(0, 2, 3, 1)
 
 
 def _autoencoder(net: Lm2Face) -> nn.Module:

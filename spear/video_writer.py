@@ -107,7 +107,7 @@ class VideoWriter:
             self._video.options |= {"tune": "zerolatency", "g": str(2 * FPS)}
         self._audio: Any = None if sound is None else self._container.add_stream("aac", SOUND_RATE, layout="stereo")
         if self._audio is not None:
-            self._audio.bit_rate = 128_000
+            self._audio.bit_rate, self._audio.options = 128_000, {"aac_coder": "fast"}
         self._reformatter = VideoReformatter()
         self._size, self._count = (height, width, 3), 0
         self._source = av.VideoFrame(self._video.width, self._video.height, "rgb24")

@@ -98,7 +98,7 @@ def test_of_a_stream_that_fails_no_file_is_left(short: Path) -> None:
         ("--stream -o face.png", 1, "face.png is the audio or the ref itself; give another -o"),
         ("--stream -o no/out.mp4", 1, "No such file or directory (no/out.mp4); check the path, its permissions "
          "and the free space"),
-        ("--precision fp16", 1, "--precision fp16 is not one of auto, fp32, bf16"),
+        ("--precision fp16", 1, "--precision fp16 is not one of auto, fp32, bf16, int8"),
         ("--device tpu", 2, "invalid value: --device tpu is neither auto nor cpu; see `spear render --help`"),
     ],
 )  # fmt: skip

@@ -248,7 +248,7 @@ def test_a_stream_can_be_read_while_it_is_made(models: Path, ref: Path, tmp_path
 
 
 def test_precision_is_checked_before_any_work(models: Path, ref: Path, speech_wav: Path, tmp_path: Path) -> None:
-    text = "--precision fp16 is not one of auto, fp32, bf16"
+    text = "--precision fp16 is not one of auto, fp32, bf16, int8"
     _fails(text, speech_wav, ref, tmp_path / "out.mp4", models, precision="fp16")
 
 
