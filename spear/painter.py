@@ -18,7 +18,7 @@ from spear.crop import MASK_ROW
 from spear.errors import SpearError
 from spear.nets.autoencoder import load_autoencoder
 from spear.nets.blending import blend_mask
-from spear.nets.int8 import has_int8, to_int8, watch_ranges
+from spear.nets.int8 import has_int8, to_int8
 from spear.nets.lm2face import CELL, WHOLE, Lm2Face, Lm2FaceConfig, build_lm2face, image_tensor, sketch_tensor
 from spear.points import Array, nearest_mouths, spread_over_opening
 from spear.pretrained.vae import DEFAULT as DEFAULT_VAE
@@ -27,8 +27,6 @@ from spear.video import Frame
 
 BATCH = 8
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
-_WATCHED = 4
-"""References that are painted to learn which values the net sees, before it computes in integers."""
 
 
 def half_precision(device: torch.device, precision: str = "auto") -> torch.autocast:
@@ -115,18 +113,7 @@ class Painter:
             references = self.net.make_references(*(t[None].to(self._device) for t in tensors))
             self.references = self.net.with_features(references)
         if int8:
-            self._go_int8(net, crops)
-
-    def _go_int8(self, net: Lm2Face, crops: NDArray[np.uint8]) -> None:
-        """Paint some of the bank (N, 256, 256, 3), which tells what values the net sees, then compute in integers."""
-        some = spread_over_opening(self._bank, min(_WATCHED, len(crops)))
-        faces, whole = self._bank[some], copy.deepcopy(net)
-        with watch_ranges(self.net) as ranges, watch_ranges(_autoencoder(self.net)) as of_vae:
-            self._lower(crops[some], faces)
-        to_int8(whole, ranges)
-        to_int8(_autoencoder(whole), of_vae)
-        self.net, self._precision = whole, "int8"
-        self.references = self.references.floats()
+            self.net, self._precision, self.references = _in_integers(net), "int8", self.references.floats()
 
     def paint(self, crops: list[Frame], driven: Array, own: Array) -> list[tuple[Frame, Array]]:
         """Faces for N frames: crops (256, 256, 3) uint8 of the ref, driven (N, 131, 2): its points with the predicted
@@ -150,9 +137,13 @@ class Painter:
         return pixels.transpose(0, 2, 3, 1)
 
 
-def _autoencoder(net: Lm2Face) -> nn.Module:
-    assert isinstance(net.vae, nn.Module)
-    return net.vae
+def _in_integers(net: Lm2Face) -> Lm2Face:
+    """A copy whose convolutions compute in 8-bit integers."""
+    copied = copy.deepcopy(net)
+    to_int8(copied)
+    assert isinstance(copied.vae, nn.Module)
+    to_int8(copied.vae)
+    return copied
 
 
 def _halved(net: Lm2Face) -> Lm2Face:

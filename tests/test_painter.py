@@ -17,8 +17,12 @@ from spear.nets.autoencoder import load_autoencoder
 from spear.nets.blending import blend_columns, blend_mask
 from spear.nets.int8 import Int8Conv, has_int8
 from spear.nets.lm2face import Lm2Face, Lm2FaceConfig, References, build_lm2face
-from spear.painter import BATCH, PRECISIONS, Painter, check_precision, half_precision, with_lower_face
+from spear.painter import BATCH, PRECISIONS, Painter, check_precision, half_precision, load_lm2face, with_lower_face
 from spear.points import LOWER, OUTER_LIPS, UPPER, Array, nearest_mouths, spread_over_opening
+from spear.scores.image import PSNR_CAP, psnr
+from spear.stages.render import PACKAGED
+
+SHIPPED = PACKAGED / "lm2face.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -174,15 +178,31 @@ def test_threads_may_paint_at_the_same_time(net: Lm2Face) -> None:
             assert np.array_equal(image, alone)
 
 
-def test_frames_do_not_influence_each_other(net: Lm2Face) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_frames_do_not_influence_each_other(net: Lm2Face, precision: str) -> None:
     points = track(9)
     film = _Film(points)
-    painter, crops = Painter(net, points, film), list(film(list(range(9))))
+    painter, crops = Painter(net, points, film, precision), list(film(list(range(9))))
     assert len(crops) == BATCH + 1
     together = painter.paint(crops, points, points)
     for i in (0, 4, 8):
         alone = painter.paint(crops[i : i + 1], points[i : i + 1], points[i : i + 1])
         assert np.abs(together[i][0].astype(int) - alone[0][0]).max() <= 2  # bf16 rounds by the size of the batch
+
+
+@pytest.mark.skipif(not has_int8(torch.device("cpu")), reason="this CPU has no AVX-512 VNNI")
+def test_what_ships_paints_the_same_in_integers() -> None:
+    """Whatever other frames share the steps of a convolution; the picture is a drawing, far from what the net knows."""
+    points = np.stack([face(opening) for opening in (0, 30, 10, 20, 5, 25)])
+    film = _Film(points)
+    crops, driven, lower = film([*range(6)]), points[[3, 0, 1, 5, 4, 2]], np.s_[:, 112:]
+    floats, whole = (Painter(load_lm2face(SHIPPED), points, film, precision) for precision in ("fp32", "int8"))
+    wanted, made = (
+        np.stack([made for made, _ in way.paint([*crops], driven, points)])[lower] for way in (floats, whole)
+    )
+    alone = np.stack([image for image, _ in whole.paint([*crops[2:3]], driven[2:3], points[2:3])])[lower]
+    assert 45 < psnr(wanted.reshape(-1, 256, 3), made.reshape(-1, 256, 3)) < PSNR_CAP
+    assert psnr(made[2], alone[0]) > 45
 
 
 def test_painting_leaves_its_input_alone(net: Lm2Face) -> None:

@@ -125,8 +125,9 @@ class References(NamedTuple):
 
     def chosen(self, which: Tensor, nearness: Tensor) -> References:
         """Of one bank of N (B = 1) those that serve each of F frames: which (F, R) of the bank, nearness (F, R)."""
-        latents, sketches, points, images = (value[0][which] for value in self[:4])
-        features = None if self.features is None else self.features[0][which]
+        latents, sketches, points = (value[0, which] for value in self[:3])
+        images = self.images[0].movedim(1, -1)[which].movedim(-1, 2)  # in memory as `with_features` has left them
+        features = None if self.features is None else self.features[0, which]
         return References(latents, sketches, points, images, nearness, features)
 
     def floats(self) -> References:
