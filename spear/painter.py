@@ -100,20 +100,21 @@ class Painter:
         if precision == "int8" and not net.config.light:
             raise SpearError("--precision int8 is for models of the small preset; leave --precision out")
         int8 = precision == "int8" or (precision == "auto" and net.config.light and has_int8(self._device))
-        self._precision = "auto" if int8 else precision
-        half = computes_half(self._device, self._precision)
+        half = computes_half(self._device, "auto" if int8 else precision)  # of references, which are made once
+        self.precision = "int8" if int8 else "bf16" if half else "fp32"
+        """What the convolutions of `net` compute in."""
         self.net = _halved(net) if half and net.config.light else net
         self.net.to(self._device)
         self.net.vae.to(self._device)
         chosen = spread_over_opening(points, min(net.config.bank, len(points)))
         self._bank = faces = points[chosen]
         crops = read(chosen)
-        with torch.inference_mode(), half_precision(self._device, self._precision):
+        with torch.inference_mode(), half_precision(self._device, "bf16" if half else "fp32"):
             tensors = (image_tensor(crops), torch.from_numpy(faces), sketch_tensor(faces))
             references = self.net.make_references(*(t[None].to(self._device) for t in tensors))
             self.references = self.net.with_features(references)
         if int8:
-            self.net, self._precision, self.references = _in_integers(net), "int8", self.references.floats()
+            self.net, self.references = _in_integers(net), self.references.floats()
 
     def paint(self, crops: list[Frame], driven: Array, own: Array) -> list[tuple[Frame, Array]]:
         """Faces for N frames: crops (256, 256, 3) uint8 of the ref, driven (N, 131, 2): its points with the predicted
@@ -127,7 +128,7 @@ class Painter:
         """The rows and columns that are painted, of crops (N, 256, 256, 3) and points as for `paint`: (N, h, w, 3)."""
         which, nearness = (torch.from_numpy(v) for v in nearest_mouths(self._bank, driven, self.net.config.references))
         references = self.references.chosen(which.to(self._device), nearness.to(self._device))
-        with torch.inference_mode(), half_precision(self._device, self._precision):
+        with torch.inference_mode(), half_precision(self._device, self.precision):
             inputs = (image_tensor(images[:, :MASK_ROW]), sketch_tensor(driven), torch.from_numpy(driven))
             pictures, sketches, points = (value.to(self._device) for value in inputs)
             net = self.net

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from spear.video import Footage
 
 
 @pytest.fixture(scope="module")
-def bench() -> dict[str, Any]:
-    return runpy.run_path(str(Path(__file__).resolve().parents[1] / "scripts/bench/render.py"))
+def bench() -> Iterator[dict[str, Any]]:
+    folder = Path(__file__).resolve().parents[1] / "scripts/bench"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))  # as where it is started
+        yield runpy.run_path(str(folder / "render.py"))
 
 
 def test_the_table_shows_work_and_share_of_nets_only(bench: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from spear.nets.int8 import Int8Conv, has_int8
 from spear.pretrained.audio_encoders import load_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,3 +155,10 @@ def test_the_made_footage_is_vga_with_a_voice(stages: ModuleType, tmp_path: Path
     again = stages.Footage(stages.write_footage(tmp_path / "c.mp4", 0.4, video))
     assert (again.width, len(list(again.frames()))) == (640, 10)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["b.mp4", "c.mp4"]
+
+
+@pytest.mark.skipif(not has_int8(torch.device("cpu")), reason="this CPU has no AVX-512 VNNI")
+def test_operations_of_integers_are_counted_as_those_of_floats(bench: ModuleType) -> None:
+    layer, x = torch.nn.Conv2d(4, 8, 3, stride=2, padding=1), torch.randn(2, 4, 6, 8)
+    with torch.no_grad():
+        assert bench.flops_of(lambda: Int8Conv(layer)(x)) == bench.flops_of(lambda: layer(x)) == 2 * 9 * 4 * 8 * 12 * 2

@@ -6,6 +6,7 @@ of the peak tells how far a net is from what torch itself can reach here.
 
 from __future__ import annotations
 
+import math
 import statistics
 import subprocess
 import sys
@@ -170,16 +171,24 @@ def synchronise(device: torch.device) -> None:
 
 
 def flops_of(work: Work) -> int:
-    """Float operations of matrix products, convolutions and attention in `work`, forward and backward; not of
-    what is done point by point, of sampling and of norms, whose time is that of the memory."""
+    """Operations of matrix products, convolutions and attention in `work`, forward and backward; not of what is done
+    point by point, of sampling and of norms, whose time is that of the memory."""
     aten = torch.ops.aten
     ours = {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     }
+    if hasattr(torch.ops.onednn, "qconv2d_pointwise"):
+        ours[torch.ops.onednn.qconv2d_pointwise] = _convolution_of_integers
     with FlopCounterMode(display=False, custom_mapping=ours) as counter, one_thread():  # it sees this thread alone
         work()
     return int(counter.get_total_flops())
+
+
+def _convolution_of_integers(
+    whole: Any, step: float, zero: int, weight: Any, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:

@@ -25,8 +25,8 @@ import cv2
 import numpy as np
 import torch
 import typer
+from machine import flops_of
 from skimage import data
-from torch.utils.flop_counter import FlopCounterMode
 
 from spear.audio import load_audio, write_wav
 from spear.clip import SAMPLE_RATE
@@ -34,6 +34,7 @@ from spear.crop import pasted, warp_crop
 from spear.face import find_face
 from spear.files import write_json
 from spear.nets.blending import blend_columns, blend_mask
+from spear.nets.int8 import Int8Conv, has_int8
 from spear.nets.lm2face import image_tensor, sketch_tensor
 from spear.painter import Painter, half_precision, load_lm2face
 from spear.points import nearest_mouths
@@ -102,18 +103,24 @@ def core_seconds(work: Callable[[], Any], repeats: int = 9, clock: Callable[[], 
 
 def peaks() -> list[Line]:
     """What one core reaches."""
-    lines = []
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        a, x, w = (torch.randn(shape, dtype=dtype) for shape in ((1536, 1536), (8, 96, 20, 32), (96, 96, 3, 3)))
-        x, w = (value.to(memory_format=torch.channels_last) for value in (x, w))
-        works = {
-            "matrix product": (lambda a=a: a @ a, 2 * 1536**3),
-            "convolution": (lambda x=x, w=w: torch.nn.functional.conv2d(x, w, padding=1), 2 * 9 * 96 * 96 * 640 * 8),
-        }
-        with torch.inference_mode():
-            for what, (work, flop) in works.items():
-                lines.append(Line(f"peak of one core, {what}, {name}", flop / core_seconds(work) / 1e9, "GFLOP/s"))
-    return lines
+    a, x, w = (torch.randn(shape) for shape in ((1536, 1536), (8, 96, 20, 32), (96, 96, 3, 3)))
+    x, w = (value.to(memory_format=torch.channels_last) for value in (x, w))
+    a_half, x_half, w_half = (value.bfloat16() for value in (a, x, w))
+    product, convolution = 2 * 1536**3, 2 * 9 * 96 * 96 * 640 * 8
+    works: dict[str, tuple[Callable[[], Any], int]] = {
+        "matrix product, fp32": (lambda: a @ a, product),
+        "convolution, fp32": (lambda: torch.nn.functional.conv2d(x, w, padding=1), convolution),
+        "matrix product, bf16": (lambda: a_half @ a_half, product),
+        "convolution, bf16": (lambda: torch.nn.functional.conv2d(x_half, w_half, padding=1), convolution),
+    }
+    if has_int8(torch.device("cpu")):
+        layer, whole = Int8Conv(torch.nn.Conv2d(96, 96, 3, padding=1)), x.byte()
+        works["convolution, int8"] = (lambda: layer.convolve(whole, 1.0, 0), convolution)
+    with torch.inference_mode():
+        return [
+            Line(f"peak of one core, {what}", work / core_seconds(done) / 1e9, "GFLOP/s")
+            for what, (done, work) in works.items()
+        ]
 
 
 class Parts:
@@ -124,11 +131,8 @@ class Parts:
 
     def __call__(self, what: str, work: Callable[[], Any], net: bool = False, per: int = BATCH, **how: Any) -> Any:
         """Time `work`, which is that of `per` frames, and return what it returns; of a net also its operations."""
-        gflop, ms = None, 1e3 * core_seconds(work, **how) / per
-        if net:
-            with FlopCounterMode(display=False) as counter:
-                work()
-            gflop = counter.get_total_flops() / 1e9 / per
+        ms = 1e3 * core_seconds(work, **how) / per
+        gflop = flops_of(work) / 1e9 / per if net else None
         self.lines.append(Line(what, ms, "ms", gflop=gflop, share=gflop and gflop / ms * 1e3 / self._peak))
         return work()
 
@@ -148,7 +152,7 @@ def parts(ref: Path, peak: float) -> list[Line]:
     images = part("pictures to floats", lambda: image_tensor(np.stack(crops)))
     which, nearness = (torch.from_numpy(value) for value in nearest_mouths(points[:24], driven, count))
     refs = part("references", lambda: painter.references.chosen(which, nearness))
-    with torch.inference_mode(), half_precision(torch.device("cpu")):
+    with torch.inference_mode(), half_precision(torch.device("cpu"), painter.precision):
         masked = part("encoder", lambda: net.encode_masked(images), net=True)
         target = net.make_target(masked, net.encode_sketch(sketches), torch.from_numpy(driven))
         whole = part("SPADE-Net, decoder, warp, refine", lambda: net(target, refs, columns=columns), net=True)
@@ -192,7 +196,7 @@ def nets_on_all_cores(ref: Path, work: float, peak: float) -> Line:
             list(pool.map(paint, range(8 * cores)))
             rates.append((8 * BATCH * cores / (time.perf_counter() - started), free))
     rate, free = max(rates)
-    note = f"{cores} cores, {100 * free:.0f} % idle before, best of 5"
+    note = f"{painter.precision}, {cores} cores, {100 * free:.0f} % idle before, best of 5"
     return Line("nets at 256x256", rate, "frames/s", "40 / 60", work, rate * work / (peak * cores), note)
 
 

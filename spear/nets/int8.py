@@ -51,6 +51,9 @@ class Int8Conv(nn.Module):
         zero = round(-low / step)
         # floats of this size are whole numbers, whose last byte is that of the float: rounding costs nothing
         floats = torch.add(torch.tensor(_WHOLE + zero), x.float(), alpha=1 / step).clamp_(_WHOLE, _WHOLE + _STEPS)
-        whole = floats.view(torch.int32).to(torch.uint8)
-        convolve: Callable[..., Tensor] = torch.ops.onednn.qconv2d_pointwise
-        return convolve(whole, step, zero, *self._given, 1.0, 0, torch.float32, "none", [], "")
+        return self.convolve(floats.view(torch.int32).to(torch.uint8), step, zero)
+
+    def convolve(self, whole: Tensor, step: float, zero: int) -> Tensor:
+        """whole (B, C, H, W) uint8, `zero` of which is 0.0 and one more is `step` more -> (B, C', H', W') float32."""
+        operator: Callable[..., Tensor] = torch.ops.onednn.qconv2d_pointwise
+        return operator(whole, step, zero, *self._given, 1.0, 0, torch.float32, "none", [], "")
