@@ -43,12 +43,14 @@ def computes_half(device: torch.device, precision: str = "auto") -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def check_precision(precision: str) -> None:
-    """Raises SpearError for what is none of `PRECISIONS`, or what this device cannot do."""
+def check_precision(precision: str, light: bool = True) -> None:
+    """Raises SpearError for what is none of `PRECISIONS`, or what this device or a net that is not light cannot do."""
     if precision not in PRECISIONS:
         raise SpearError(f"--precision {precision} is not one of {', '.join(PRECISIONS)}")
+    if precision == "int8" and not light:
+        raise SpearError("--precision int8 is for models of the small preset; leave --precision out")
     if precision == "int8" and not has_int8(PartialState().device):
-        raise SpearError("--precision int8 wants a CPU with AVX-512 VNNI; leave --precision out")
+        raise SpearError("--precision int8 wants a CPU with AVX-512 VNNI, beside a GPU --device cpu; leave it out")
 
 
 def load_lm2face(path: Path, vae: str | None = None) -> Lm2Face:
@@ -93,12 +95,10 @@ class Painter:
 
         precision: `auto` (int8 for the small preset on CPUs that have it, else bf16 where there is that), `fp32`,
         `bf16`, `int8`. columns: where only what the blend can show is wanted, its columns of cells
-        (`blend_columns`); beside them the crops stay as they are. Raises SpearError where a net of the paper's
-        preset is to compute in integers.
+        (`blend_columns`); beside them the crops stay as they are. Raises SpearError as `check_precision` does.
         """
         self._device, self._columns = PartialState().device, columns
-        if precision == "int8" and not net.config.light:
-            raise SpearError("--precision int8 is for models of the small preset; leave --precision out")
+        check_precision(precision, net.config.light)
         int8 = precision == "int8" or (precision == "auto" and net.config.light and has_int8(self._device))
         half = computes_half(self._device, "auto" if int8 else precision)  # of references, which are made once
         self.precision = "int8" if int8 else "bf16" if half else "fp32"
@@ -108,9 +108,8 @@ class Painter:
         self.net.vae.to(self._device)
         chosen = spread_over_opening(points, min(net.config.bank, len(points)))
         self._bank = faces = points[chosen]
-        crops = read(chosen)
         with torch.inference_mode(), half_precision(self._device, "bf16" if half else "fp32"):
-            tensors = (image_tensor(crops), torch.from_numpy(faces), sketch_tensor(faces))
+            tensors = (image_tensor(read(chosen)), torch.from_numpy(faces), sketch_tensor(faces))
             references = self.net.make_references(*(t[None].to(self._device) for t in tensors))
             self.references = self.net.with_features(references)
         if int8:
@@ -120,12 +119,6 @@ class Painter:
         """Faces for N frames: crops (256, 256, 3) uint8 of the ref, driven (N, 131, 2): its points with the predicted
         lower face, own (N, 131, 2): its points as detected. Returns crop and blend mask (256, 256) of each."""
         images, columns = np.stack(crops), self._columns
-        lower = self._lower(images, driven)
-        images[:, self.net.config.shown_row :, columns.start * CELL : columns.stop * CELL] = lower
-        return [(face, blend_mask([a, b])) for face, a, b in zip(images, driven, own, strict=True)]
-
-    def _lower(self, images: NDArray[np.uint8], driven: Array) -> NDArray[np.uint8]:
-        """The rows and columns that are painted, of crops (N, 256, 256, 3) and points as for `paint`: (N, h, w, 3)."""
         which, nearness = (torch.from_numpy(v) for v in nearest_mouths(self._bank, driven, self.net.config.references))
         references = self.references.chosen(which.to(self._device), nearness.to(self._device))
         with torch.inference_mode(), half_precision(self._device, self.precision):
@@ -133,9 +126,10 @@ class Painter:
             pictures, sketches, points = (value.to(self._device) for value in inputs)
             net = self.net
             target = net.make_target(net.encode_masked(pictures), net.encode_sketch(sketches), points)
-            lower = net(target, references, columns=self._columns).picture
-            pixels: NDArray[np.uint8] = ((lower.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()
-        return pixels.transpose(0, 2, 3, 1)
+            lower = net(target, references, columns=columns).picture
+            pixels = ((lower.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        images[:, net.config.shown_row :, columns.start * CELL : columns.stop * CELL] = pixels
+        return [(face, blend_mask([a, b])) for face, a, b in zip(images, driven, own, strict=True)]
 
 
 def _in_integers(net: Lm2Face) -> Lm2Face:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from made_up import face, lips_in, picture, track
 from numpy.typing import NDArray
 from tiny_nets import tiny_lm2face
@@ -130,7 +131,7 @@ def test_only_columns_that_the_blend_shows_may_be_painted(net: Lm2Face) -> None:
 
 
 def test_precision_says_what_convolutions_compute_in(net: Lm2Face) -> None:
-    points, able = track(4), has_int8(torch.device("cpu"))
+    points, able = track(4), has_int8(PartialState().device)
     film, painted = _Film(points), {}
     for precision in [one for one in PRECISIONS if one != "int8" or able]:
         painter = Painter(net, points, film, precision)
@@ -147,7 +148,7 @@ def test_precision_says_what_convolutions_compute_in(net: Lm2Face) -> None:
 
 def test_auto_is_int8_where_the_cpu_has_it(net: Lm2Face, monkeypatch: pytest.MonkeyPatch) -> None:
     points = track(4)
-    for has in (False, True) if has_int8(torch.device("cpu")) else (False,):
+    for has in (False, True) if has_int8(PartialState().device) else (False,):
         monkeypatch.setattr("spear.painter.has_int8", lambda _, has=has: has)
         layers = {type(layer) for layer in Painter(net, points, _Film(points)).net.refine.modules()}
         assert (Int8Conv in layers, nn.Conv2d in layers) == (has, not has)
@@ -160,7 +161,9 @@ def test_a_precision_that_cannot_be_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("spear.painter.has_int8", lambda _: False)
     with pytest.raises(SpearError) as caught:
         check_precision("int8")
-    assert str(caught.value) == "--precision int8 wants a CPU with AVX-512 VNNI; leave --precision out"
+    assert (
+        str(caught.value) == "--precision int8 wants a CPU with AVX-512 VNNI, beside a GPU --device cpu; leave it out"
+    )
     points = track(2)
     with pytest.raises(SpearError, match="small preset; leave --precision out"):
         Painter(tiny_lm2face(light=False), points, _Film(points), "int8")
@@ -190,7 +193,7 @@ def test_frames_do_not_influence_each_other(net: Lm2Face, precision: str) -> Non
         assert np.abs(together[i][0].astype(int) - alone[0][0]).max() <= 2  # bf16 rounds by the size of the batch
 
 
-@pytest.mark.skipif(not has_int8(torch.device("cpu")), reason="this CPU has no AVX-512 VNNI")
+@pytest.mark.skipif(not has_int8(PartialState().device), reason="this CPU has no AVX-512 VNNI")
 def test_what_ships_paints_the_same_in_integers() -> None:
     """Whatever other frames share the steps of a convolution; the picture is a drawing, far from what the net knows."""
     points = np.stack([face(opening) for opening in (0, 30, 10, 20, 5, 25)])

@@ -1,4 +1,5 @@
-"""Convolutions in 8-bit integers, for rendering on CPUs: twice as fast as in bf16, four times as fast as in fp32.
+"""Convolutions in 8-bit integers, for rendering on CPUs: the nets take a quarter less time than in bf16, less than half
+of that in fp32.
 
 What a convolution is given is rounded to 256 steps between its least and its greatest value, its weights to 255 steps
 for each channel that comes out; what comes out is float again. Ranges from a few pictures that are looked at beforehand
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 
 _STEPS = 255
 _WHOLE = 1.5 * 2**23
-"""Floats from here on are one apart."""
+"""Floats near here are one apart."""
 
 
 def has_int8(device: torch.device) -> bool:
     """Whether this is a CPU that multiplies 8-bit integers and sums them in one instruction, and torch uses it."""
-    known = hasattr(torch.ops.onednn, "qconv2d_pointwise")
+    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv2d_pointwise")
     return device.type == "cpu" and known and torch.cpu._is_vnni_supported()
 
 
@@ -36,6 +37,7 @@ class Int8Conv(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         assert conv.bias is not None
+        assert conv.padding_mode == "zeros"
         weight = conv.weight.detach().float()
         steps = weight.abs().amax((1, 2, 3)).clamp_min(1e-9) / 127
         whole = (weight / steps[:, None, None, None]).round().to(torch.int8)

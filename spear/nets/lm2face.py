@@ -125,8 +125,7 @@ class References(NamedTuple):
 
     def chosen(self, which: Tensor, nearness: Tensor) -> References:
         """Of one bank of N (B = 1) those that serve each of F frames: which (F, R) of the bank, nearness (F, R)."""
-        latents, sketches, points = (value[0, which] for value in self[:3])
-        images = self.images[0].movedim(1, -1)[which].movedim(-1, 2)  # in memory as `with_features` has left them
+        latents, sketches, points, images = (value[0, which] for value in self[:4])
         features = None if self.features is None else self.features[0, which]
         return References(latents, sketches, points, images, nearness, features)
 
@@ -211,9 +210,7 @@ class Lm2Face(nn.Module):
     def with_features(self, references: References) -> References:
         """The same references with what the net makes of them whatever the target: they are to serve many frames."""
         features = self.spade_net.align.features(references.latents, references.sketches)
-        # the three values of a pixel side by side in memory: bicubic sampling takes a sixth less time
-        images = references.images.movedim(2, -1).contiguous().movedim(-1, 2)
-        return references._replace(features=features, images=images)
+        return references._replace(features=features)
 
     def forward(
         self, target: Target, references: References, painted: int | None = None, columns: slice = WHOLE

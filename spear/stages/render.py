@@ -115,7 +115,9 @@ def render(
     clock, notes, folder = _Clock(), [], models or PACKAGED
     with _destination(out) as path:  # first, since a folder that cannot be written should not cost a minute
         footage = Footage(ref)
-        found, driven, order, lm2face = _learn(footage, face, audio, folder, vae, encoder_weights, clock, progress)
+        found, driven, order, lm2face = _learn(
+            footage, face, audio, folder, vae, precision, encoder_weights, clock, progress
+        )
         if adapt:
             from spear.adapt import LEAST_FRAMES, adapted_lm2face  # what training needs takes 3 s to import
 
@@ -172,8 +174,8 @@ def _destination(out: Path | BinaryIO) -> Iterator[Path]:
 
 
 def _learn(
-    footage: Footage, face: str, audio: Path, folder: Path, vae: str | None, weights: str | None, clock: _Clock,
-    progress: Progress,
+    footage: Footage, face: str, audio: Path, folder: Path, vae: str | None, precision: str, weights: str | None,
+    clock: _Clock, progress: Progress,
 ) -> tuple[RefFace, Array, NDArray[np.int64], Lm2Face]:  # fmt: skip
     """The face of the ref, which is looked for while the nets are loaded and the speech is heard; for every output
     frame the points that drive it (F, 131, 2) crop px and the frame of the ref that it shows (F,); stage 2."""
@@ -182,6 +184,7 @@ def _learn(
     frames, device = len(samples) // SAMPLES_PER_FRAME, PartialState().device
     with Meanwhile(partial(RefFace, footage, face, max(frames, _LEAST_ANALYSED))) as looking:
         a2lm, lm2face = load_a2lm(folder / "a2lm.safetensors"), load_lm2face(folder / "lm2face.safetensors", vae)
+        check_precision(precision, lm2face.config.light)
         encoder = load_encoder(a2lm.config.encoder, weights)
         if encoder.settings != a2lm.config.encoder_settings:
             raise SpearError(

@@ -44,25 +44,51 @@ def test_the_steps_are_those_of_each_input() -> None:
     for scale, (low, high) in ((1.0, (0, 255)), (0.25, (-55, 200)), (8.0, (-128, 127))):
         x = scale * _whole(low, high, 2, 16, 5, 7)
         torch.testing.assert_close(layer(x), conv(x.double()).float(), rtol=1e-6, atol=1e-3)
-    far = 5000 + _whole(0, 255, 1, 16, 4, 4)  # a step is 5255 / 255
-    off = (layer(far) - conv(far.double())).abs().max()
-    assert off < 0.51 * 5255 / 255 * 127 * 9 * 16
     assert torch.equal(layer(torch.zeros(1, 16, 2, 2)), conv.bias.float().view(1, 8, 1, 1).expand(1, 8, 2, 2))
 
 
-def test_values_are_rounded_to_the_nearest_step() -> None:
+def _same() -> Int8Conv:
+    """One pixel, one channel: what comes out is what went in."""
     conv = nn.Conv2d(1, 1, 1)
     conv.weight.data.fill_(1.0)
     conv.bias.data.fill_(0.0)
-    x = torch.tensor([-1.0, -0.6, 0.0, 0.4, 1.6, 100.2, 99.8, 254.0]).view(1, 1, 2, 4)
-    assert Int8Conv(conv)(x).flatten().tolist() == pytest.approx([-1, -1, 0, 0, 2, 100, 100, 254], abs=1e-4)
+    return Int8Conv(conv)
 
 
-def test_strides_and_padding_are_those_of_the_convolution() -> None:
-    conv, x = _conv(4, 8, 3, stride=2, padding=1), _whole(0, 255, 3, 4, 8, 6)
-    made = Int8Conv(conv)(x)
-    assert made.shape == (3, 8, 4, 3)
-    assert torch.equal(made, conv(x))
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([-1.0, -0.6, 0.0, 0.4, 1.6, 100.2, 99.8, 254.0], [-1, -1, 0, 0, 2, 100, 100, 254]),
+        ([-55.5, 199.5, 0.0, 10.0], [-56, 199, 0, 10]),  # 0 is a step, so the greatest value lies beyond the last one
+        ([510.0, 300.6, 301.6, 1.2], [510, 300, 302, 2]),  # a step is 2, from 0 on
+    ],
+)
+def test_values_are_rounded_to_the_nearest_step(given: list[float], expected: list[float]) -> None:
+    made = _same()(torch.tensor(given).view(1, 1, 1, -1)).flatten()
+    assert made.tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_weights_are_rounded_to_the_nearest_step() -> None:
+    conv = nn.Conv2d(3, 1, 1)
+    conv.weight.data = torch.tensor([127.0, 1.6, -2.7]).view(1, 3, 1, 1)
+    conv.bias.data.zero_()
+    x = torch.tensor([0.0, 255.0, 100.0]).view(1, 3, 1, 1)
+    assert Int8Conv(conv)(x).item() == pytest.approx(255 * 2 - 100 * 3, abs=1e-3)
+
+
+def test_each_channel_that_comes_out_has_its_own_steps() -> None:
+    torch.manual_seed(5)
+    conv, x = nn.Conv2d(16, 8, 3, padding=1).requires_grad_(False), torch.randn(2, 16, 12, 12)
+    conv.weight.data *= torch.logspace(-2, 0, 8).view(8, 1, 1, 1)
+    conv.bias.data.zero_()
+    off, wanted = Int8Conv(conv)(x) - conv(x), conv(x)
+    assert (off.std((0, 2, 3)) / wanted.std((0, 2, 3))).max() < 0.02
+
+
+def test_strides_padding_and_dilation_are_those_of_the_convolution() -> None:
+    for options in ({"stride": 2, "padding": 1}, {"dilation": 2, "padding": 2}, {"groups": 2}):
+        conv, x = _conv(4, 8, 3, **options), _whole(0, 255, 3, 4, 8, 6)
+        assert torch.equal(Int8Conv(conv)(x), conv(x))
 
 
 def test_half_floats_are_taken_too() -> None:
@@ -88,4 +114,4 @@ def test_a_net_in_integers_is_near_the_one_in_floats(name: str) -> None:
         to_int8(net)
         made = run()
     assert not any(isinstance(layer, nn.Conv2d) for layer in net.modules())
-    assert 0 < (made - wanted).std() < 0.03 * wanted.std()
+    assert 0 < (made - wanted).std() < 0.015 * wanted.std()
