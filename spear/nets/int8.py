@@ -51,7 +51,7 @@ class Int8Conv(nn.Module):
         low, high = min(x.amin().item(), 0.0), max(x.amax().item(), 0.0)
         step = max(high - low, 1e-6) / _STEPS
         zero = round(-low / step)
-        # floats of this size are whole numbers, whose last byte is that of the float: rounding costs nothing
+        # floats of this size are one apart: the sum is rounded as it is made, and its last byte is the whole number
         floats = torch.add(torch.tensor(_WHOLE + zero), x.float(), alpha=1 / step).clamp_(_WHOLE, _WHOLE + _STEPS)
         return self.convolve(floats.view(torch.int32).to(torch.uint8), step, zero)
 
