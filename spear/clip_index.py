@@ -268,6 +268,7 @@ def _about(clip: Clip, path: Path) -> dict[str, Any]:
 
 def _columns(rows: list[dict[str, Any]], encoders: list[str]) -> Columns:
     def column(name: str, dtype: Any) -> NDArray[Any]:
+        """One value of all clips, -1 where one has none."""
         return np.array([row.get(name, -1) for row in rows], dtype)
 
     columns = {name: column(name, dtype) for name, dtype in (

@@ -119,6 +119,7 @@ def _totals(rows: list[dict[str, Any]]) -> dict[str, float]:
     frames = [row["frames"] for row in rows]
 
     def mean(name: str) -> float:
+        """Of one column, each clip weighted with its frames."""
         return float(np.average([row[name] for row in rows], weights=frames))
 
     lost = _skill_lost(mean("wrong_audio_ld_percent"), mean("ld_percent"), mean("ld_baseline_percent"))

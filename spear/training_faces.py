@@ -167,6 +167,7 @@ def face_task(
     validate = FaceValidation(net, perceptual, weights, fixed_samples(val, accelerator.device))
 
     def export(path: Path, training: dict[str, Any]) -> None:
+        """Write what `load_lm2face` reads, weights as float16."""
         half = {name: value.half() for name, value in net.state_dict().items()}
         save_checkpoint(path, "lm2face", asdict(net.config), half, training=training, **about)
 
@@ -262,6 +263,7 @@ def _sheet_rows(net: Lm2Face, batch: Batch, painted: Painted, seen: Tensor) -> l
         warped = net.vae.decode(painted.aligned.latent)[..., shown - net.config.first_row * CELL :, :]
 
     def whole_crop(lower: Tensor) -> Tensor:
+        """Rows from `shown` on under those of the target: (B, 3, 256, 256)."""
         return torch.cat([target[..., :shown, :], lower.float()], 2)
 
     columns = [batch["ref_images"][:, 0], masked, batch["sketch"].expand(-1, 3, -1, -1) * 2 - 1,

@@ -56,6 +56,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
         """How many are done in a second or minute, as of late."""
 
         def render(self, task: Task) -> Text:
+            """Nothing before the first is done."""
             return Text(rate(task.speed) if task.speed else "", "progress.data.speed")
 
     console = Console(stderr=True)
@@ -68,6 +69,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
         task = bar.add_task(title, total=None, what="")
 
         def progress(done: int, total: int, what: str) -> None:
+            """See Progress; a total of 0 is one that nobody knows yet."""
             bar.update(task, completed=done, total=total or None, what=what)
 
         yield progress

@@ -135,9 +135,9 @@ def test_precision_says_what_convolutions_compute_in(net: Lm2Face) -> None:
     film, painted = _Film(points), {}
     for precision in [one for one in PRECISIONS if one != "int8" or able]:
         painter = Painter(net, points, film, precision)
-        kinds = {layer.weight.dtype for layer in painter.net.refine.modules() if isinstance(layer, nn.Conv2d)}
+        types = {layer.weight.dtype for layer in painter.net.modules() if isinstance(layer, nn.Conv2d)}
         if precision != "auto":
-            assert kinds == {"fp32": {torch.float32}, "bf16": {torch.bfloat16}, "int8": set()}[precision]
+            assert types == {"fp32": {torch.float32}, "bf16": {torch.bfloat16}, "int8": set()}[precision]
         painted[precision] = painter.paint(list(film([0])), points[[2]], points[:1])[0][0].astype(int)
     assert {layer.weight.dtype for layer in net.modules() if isinstance(layer, nn.Conv2d)} == {torch.float32}
     assert any(np.array_equal(painted["auto"], other) for precision, other in painted.items() if precision != "auto")
@@ -150,7 +150,7 @@ def test_auto_is_int8_where_the_cpu_has_it(net: Lm2Face, monkeypatch: pytest.Mon
     points = track(4)
     for has in (False, True) if has_int8(PartialState().device) else (False,):
         monkeypatch.setattr("spear.painter.has_int8", lambda _, has=has: has)
-        layers = {type(layer) for layer in Painter(net, points, _Film(points)).net.refine.modules()}
+        layers = {type(layer) for layer in Painter(net, points, _Film(points)).net.modules()}
         assert (Int8Conv in layers, nn.Conv2d in layers) == (has, not has)
 
 
@@ -193,15 +193,16 @@ def test_frames_do_not_influence_each_other(net: Lm2Face, precision: str) -> Non
         assert np.abs(together[i][0].astype(int) - alone[0][0]).max() <= 2  # bf16 rounds by the size of the batch
 
 
-@pytest.mark.skipif(not has_int8(PartialState().device), reason="this CPU has no AVX-512 VNNI")
 def test_what_ships_paints_the_same_in_integers() -> None:
     """Whatever other frames share the steps of a convolution; the picture is a drawing, far from what the net knows."""
+    if not has_int8(PartialState().device):
+        pytest.skip("this CPU has no AVX-512 VNNI")
     points = np.stack([face(opening) for opening in (0, 30, 10, 20, 5, 25)])
     film = _Film(points)
     crops, driven, lower = film([*range(6)]), points[[3, 0, 1, 5, 4, 2]], np.s_[:, 112:]
     floats, whole = (Painter(load_lm2face(SHIPPED), points, film, precision) for precision in ("fp32", "int8"))
     wanted, made = (
-        np.stack([made for made, _ in way.paint([*crops], driven, points)])[lower] for way in (floats, whole)
+        np.stack([image for image, _ in way.paint([*crops], driven, points)])[lower] for way in (floats, whole)
     )
     alone = np.stack([image for image, _ in whole.paint([*crops[2:3]], driven[2:3], points[2:3])])[lower]
     assert 45 < psnr(wanted.reshape(-1, 256, 3), made.reshape(-1, 256, 3)) < PSNR_CAP

@@ -74,8 +74,9 @@ def warp(features: Tensor, flow: Tensor, mode: str = "bilinear", corner: tuple[i
     """
     features, flow = features.float(), flow.float()  # half precision would place samples half a cell off
     steps = [2 / max(side - 1, 1) for side in reversed(features.shape[-2:])]  # of a cell, where all is -1..1
+    height, width = flow.shape[-2:]
     columns, rows = ((torch.arange(n, device=flow.device, dtype=flow.dtype) + first) * step - 1
-                     for n, first, step in zip(flow.shape[:-3:-1], reversed(corner), steps, strict=True))  # fmt: skip
+                     for n, first, step in zip((width, height), reversed(corner), steps, strict=True))  # fmt: skip
     still = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
     place = torch.addcmul(still, flow, flow.new_tensor(steps)[:, None, None]).permute(0, 2, 3, 1)
     return nn.functional.grid_sample(features, place, mode=mode, padding_mode="border", align_corners=True)

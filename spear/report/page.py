@@ -184,6 +184,7 @@ def _films(
         before, clip = done, shown[i]
 
         def tick(count: int, before: int = before, name: str = clip.name) -> None:
+            """So many frames of this clip are done."""
             progress(before + count, total, f"{name}, report")
 
         films[i] = film(clip, folder, i in players, at, tick)

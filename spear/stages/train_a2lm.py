@@ -102,6 +102,7 @@ def train_a2lm(
         return {"loss": loss * _SHOWN, "mse": landmark_mse(pred, truth) * part.weight() * _SHOWN}
 
     def export(path: Path, about: dict[str, Any]) -> None:
+        """Write what `load_a2lm` reads."""
         save_checkpoint(path, "a2lm", asdict(config), net.state_dict(), training=about, seed=seed, preset=preset)
 
     settings = {**asdict(config), "preset": preset, "clips": data_digest(train), "val": data_digest(val),

@@ -18,6 +18,7 @@ import torch
 from command_line import files
 from conftest import portrait, talker, voice
 from numpy.typing import NDArray
+from tiny_nets import tiny_lm2face
 from torch import nn
 
 from spear.audio import load_audio, write_wav
@@ -250,6 +251,17 @@ def test_a_stream_can_be_read_while_it_is_made(models: Path, ref: Path, tmp_path
 def test_precision_is_checked_before_any_work(models: Path, ref: Path, speech_wav: Path, tmp_path: Path) -> None:
     text = "--precision fp16 is not one of auto, fp32, bf16, int8"
     _fails(text, speech_wav, ref, tmp_path / "out.mp4", models, precision="fp16")
+
+
+def test_int8_is_refused_for_the_paper_preset_before_the_speech_is_heard(
+    models: Path, ref: Path, speech_wav: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spear.painter.has_int8", lambda _: True)
+    monkeypatch.setattr(stage, "load_lm2face", lambda *_: tiny_lm2face(light=False))
+    monkeypatch.setattr(stage, "load_encoder", lambda *_: pytest.fail("the speech was heard"))
+    text = "--precision int8 is for models of the small preset; leave --precision out"
+    _fails(text, speech_wav, ref, tmp_path / "out.mp4", models, precision="int8")
+    assert files(tmp_path) == {}
 
 
 def test_fp32_and_bf16_give_nearly_the_same_picture(
