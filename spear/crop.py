@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from spear.clip import CROP
+from spear.picture import Area, Frame, Picture
 from spear.points import NOSE_TIP, UPPER, Array
-from spear.video import Frame
-from spear.video_writer import Patch
+from spear.video_writer import MARGIN, Patch
 
 CROP_WIDTHS = 1.5
 """Side of the crop in face widths: forehead, ears and the open jaw fit."""
@@ -69,28 +71,69 @@ def _matrix(transform: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([[a, -b, x], [b, a, y]])
 
 
+def crop_area(transform: NDArray[np.float64], shape: tuple[int, ...]) -> Area:
+    """The part of a frame of this shape that `warp_crop` and `pasted` look at."""
+    corners = np.array([(x, y) for x in (0, CROP) for y in (0, CROP)], np.float32)
+    return _box(to_crop(corners, inverse(transform)), round(4 * _blur(transform)) + 2 * MARGIN, shape)
+
+
+def from_part(transform: NDArray[np.float64], area: Area) -> NDArray[np.float64]:
+    """The transform (4,) to crop px for a frame of which only this part is there."""
+    a, b, x, y = transform
+    left, top = area[1].start, area[0].start
+    return np.array([a, b, a * left - b * top + x, b * left + a * top + y])
+
+
+def _blur(transform: NDArray[np.float64]) -> float:
+    """Sigma, px of the frame: a large face is smoothed before it is sampled sparsely, or hair and teeth alias."""
+    scale = float(np.hypot(transform[0], transform[1]))
+    return 0.35 / scale if scale < 0.6 else 0.0
+
+
 def warp_crop(frame: Frame, transform: NDArray[np.float64]) -> Frame:
     """Cut the face: frame (H, W, 3) uint8, transform (4,) -> (256, 256, 3) uint8; the frame's edge is repeated."""
-    scale, matrix = float(np.hypot(transform[0], transform[1])), _matrix(transform)
-    if scale < 0.6:  # a large face: smooth before sampling sparsely, or hair and teeth alias
-        sigma = 0.35 / scale
-        corners = to_crop(np.array([(x, y) for x in (0, CROP) for y in (0, CROP)], np.float32), inverse(transform))
-        rows, columns = _box(corners, round(4 * sigma) + 3, frame.shape)
-        frame = cv2.GaussianBlur(frame[rows, columns], (0, 0), sigma)
-        matrix[:, 2] += matrix[:, :2] @ [columns.start, rows.start]
+    if sigma := _blur(transform):
+        area = crop_area(transform, frame.shape)
+        frame, transform = cv2.GaussianBlur(frame[area], (0, 0), sigma), from_part(transform, area)
+    enlarged = np.hypot(transform[0], transform[1]) > 1
     return cv2.warpAffine(
-        frame, matrix, (CROP, CROP), flags=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR,
+        frame, _matrix(transform), (CROP, CROP), flags=cv2.INTER_CUBIC if enlarged else cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
     )  # fmt: skip
 
 
-def _box(corners: Array, margin: int, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """Rows and columns of a frame of this shape around corners (N, 2) px, with a margin; of a box beside the frame the
-    nearest edge."""
+def _box(corners: Array, margin: int, shape: tuple[int, ...]) -> Area:
+    """Rows and columns of a frame of this shape around corners (N, 2) px, with a margin or a pixel more: their edges
+    are even or those of the frame. Of a box beside the frame the nearest edge."""
     size = np.array([shape[1], shape[0]])
-    left, top = np.clip(np.floor(corners.min(0)).astype(int) - margin, 0, size - 1)
-    right, bottom = np.clip(np.ceil(corners.max(0)).astype(int) + margin + 1, 1, size)
+    left, top = np.clip(np.floor(corners.min(0)).astype(int) - margin, 0, size - 1) // 2 * 2
+    right, bottom = np.clip((np.ceil(corners.max(0)).astype(int) + margin + 2) // 2 * 2, 2, size)
     return slice(int(top), int(bottom)), slice(int(left), int(right))
+
+
+class Cut(NamedTuple):
+    """A face cut from a picture: rows and columns of the picture that are looked at, as RGB; the transform (4,) from
+    there; the crop (256, 256, 3) uint8."""
+
+    area: Area
+    frame: Frame
+    transform: NDArray[np.float64]
+    crop: Frame
+
+    def pasted(self, face: Frame, mask: Array) -> Patch:
+        """What pasting a crop back by a mask (256, 256) in 0..1 changes of the picture."""
+        (rows, columns), pixels = pasted(self.frame, face, mask, self.transform)
+        top, left = self.area[0].start, self.area[1].start
+        return Patch(
+            (slice(rows.start + top, rows.stop + top), slice(columns.start + left, columns.stop + left)), pixels
+        )
+
+
+def cut(picture: Picture, transform: NDArray[np.float64]) -> Cut:
+    """Cut the face, as `warp_crop` does, from a picture of which no more is made RGB than is looked at."""
+    area = crop_area(transform, picture.shape)
+    frame, own = picture.part(area), from_part(transform, area)
+    return Cut(area, frame, own, warp_crop(frame, own))
 
 
 def paste(frame: Frame, crop: Frame, mask: Array, transform: NDArray[np.float64]) -> Frame:
@@ -107,7 +150,7 @@ def pasted(frame: Frame, crop: Frame, mask: Array, transform: NDArray[np.float64
         rows = columns = np.zeros(1, int)
     back = inverse(transform)
     corners = [(x, y) for x in (columns[0] - 1, columns[-1] + 1) for y in (rows[0] - 1, rows[-1] + 1)]
-    area = _box(to_crop(np.array(corners, np.float32), back), 1, frame.shape)
+    area = _box(to_crop(np.array(corners, np.float32), back), MARGIN, frame.shape)
     below = frame[area]
     matrix, size = _matrix(back), below.shape[1::-1]
     matrix[:, 2] -= (area[1].start, area[0].start)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from spear.checkpoint import read_tensors, save_tensors
 from spear.clip import CROP
-from spear.crop import crop_transform, to_crop, warp_crop
+from spear.crop import crop_transform, cut, to_crop
 from spear.errors import SpearError
 from spear.face import DETECTOR, Found, find_face, steady_face
 from spear.files import sha256_of, user_cache
@@ -62,7 +62,7 @@ class RefFace:
 
     def crops(self, chosen: list[int]) -> NDArray[np.uint8]:
         """The crops of some frames, (N, 256, 256, 3), in one pass: a jump would first read a long ref to its end."""
-        crops = {i: warp_crop(frame, self.transforms[i]) for i, frame in self._footage.chosen(set(chosen))}
+        crops = {i: cut(picture, self.transforms[i]).crop for i, picture in self._footage.chosen(set(chosen))}
         return np.stack([crops[i] for i in chosen])
 
     def references(self, chosen: list[int]) -> NDArray[np.uint8]:

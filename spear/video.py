@@ -1,4 +1,4 @@
-"""Reading what users bring as RGB frames at a constant 25 a second."""
+"""Reading what users bring as frames at a constant 25 a second."""
 
 from __future__ import annotations
 
@@ -12,23 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 from av.stream import Disposition
-from av.video.reformatter import Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from spear.audio import declared, decode, open_media, timed
 from spear.clip import FPS
 from spear.errors import UnusableClip
-from spear.video_writer import EXACT, Frame
+from spear.picture import Converter, Picture, siting_of
+from spear.picture import Frame as Frame
 from spear.video_writer import Patch as Patch
 from spear.video_writer import VideoWriter as VideoWriter
 
-HD_HEIGHT = 720
-"""From this height on, video without a colour tag is BT.709 by custom, below it BT.601."""
-_UNTAGGED = 2
-"""FFmpeg's AVCOL_SPC_UNSPECIFIED."""
 _AHEAD = (0.0, 1.0, None)
 """How long before a key frame to seek, s, one after the other: MPEG-TS and PS land behind what was asked for."""
 _WANTED = "a video or a picture with a face"
@@ -37,10 +32,10 @@ _ROUNDING = 0.001
 
 
 class Footage:
-    """A video or still image as RGB frames (H, W, 3) uint8, upright, at constant 25 fps; memory flat with length.
+    """A video or still image as upright frames at constant 25 fps; memory flat with length.
 
     Output frame i is the source frame on screen at (i + 0.5) / 25 s after the first one. The first whole pass over
-    `frames()` notes which source frame each one is; after it `frames(start, stop)` jumps.
+    `pictures()` notes which source frame each one is; after it `pictures(start, stop)` jumps.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +47,6 @@ class Footage:
         """What a whole pass found that contradicts what the file announces; decoders keep silent about it."""
         self._pts: list[int | None] = []
         self._keys: list[int] = []
-        self._rgb = _Rgb()
         with open_media(self.path, _WANTED) as container:
             stream = self._track(container)
             self.has_audio = bool(container.streams.audio)
@@ -65,7 +59,11 @@ class Footage:
                 aspect = stream.sample_aspect_ratio or Fraction(1)
                 self.pixel_aspect = 1 / aspect if frame.rotation % 180 else aspect
                 """Width over height of one pixel; not 1 in some camera and DVD footage, which players stretch."""
-                self.height, self.width = self._rgb(frame).shape[:2]
+                self._converter = Converter((frame.width, frame.height), siting_of(frame))
+                first = Picture(frame, self._converter)
+                self.height, self.width, _ = first.shape
+                self.colours = first.colours
+                """As of a `Picture`; the others need not have the same."""
                 self._many_packets = frame.interlaced_frame or stream.codec_context.name == "vp8"
                 """A packet may be one of a picture's two fields, or a picture that is never shown."""
                 return
@@ -79,7 +77,16 @@ class Footage:
         raise UnusableClip(f"{self.path} has {what}; give {_WANTED}")
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
-        """Frames start..stop at 25 fps. Raises UnusableClip where the file is damaged or ends early."""
+        """Frames start..stop at 25 fps as RGB (H, W, 3) uint8. Raises UnusableClip as `pictures`."""
+        last = None
+        for picture in self.pictures(start, stop):
+            if picture is not last:
+                rgb, last = picture.rgb(), picture
+            yield rgb
+
+    def pictures(self, start: int = 0, stop: int | None = None) -> Iterator[Picture]:
+        """Frames start..stop at 25 fps, one object for all that show the same. Raises UnusableClip where the file is
+        damaged or ends early."""
         if start > 0 and not self.shown:
             deque(self._sampled(), maxlen=0)  # notes what is shown when
         if start > 0 or (stop is not None and self.shown):
@@ -89,14 +96,14 @@ class Footage:
         last = -1
         for number, frame in source:
             if number != last:
-                picture, last = self._rgb(frame), number
+                picture, last = Picture(frame, self._converter), number
             yield picture
 
-    def chosen(self, wanted: set[int]) -> Iterator[tuple[int, Frame]]:
-        """Number and picture of some frames, in one pass to the last of them. Raises UnusableClip as `frames`."""
+    def chosen(self, wanted: set[int]) -> Iterator[tuple[int, Picture]]:
+        """Number and picture of some frames, in one pass to the last of them. Raises UnusableClip as `pictures`."""
         for i, (_, frame) in enumerate(islice(self._sampled(), max(wanted) + 1)):
-            if i in wanted:  # the others are decoded, but not made RGB, which takes as long
-                yield i, self._rgb(frame)
+            if i in wanted:
+                yield i, Picture(frame, self._converter)
 
     def _sampled(self) -> Iterator[tuple[int, Any]]:
         """Number and source frame of each output frame; at the end of the pass `shown` and the key frames are known."""
@@ -181,12 +188,12 @@ class Footage:
                 elif number > key or frame.pts is None or frame.pts > self._pts[key]:
                     return
 
-    def ping_pong(self, count: int) -> Iterator[Frame]:
+    def ping_pong(self, count: int) -> Iterator[Picture]:
         """`count` frames, forward, then backward, and so on; backward in pieces, so that memory stays flat."""
         piece = max(8, 100_000_000 // (self.height * self.width * 3))
         left = count
         while left > 0:
-            for picture in self.frames(0, min(left, len(self.shown)) if self.shown else left):
+            for picture in self.pictures(0, min(left, len(self.shown)) if self.shown else left):
                 yield picture
                 left -= 1
             if len(self.shown) == 1:
@@ -195,7 +202,7 @@ class Footage:
             stop = len(self.shown) - 1  # the turning frames are shown once
             while left > 0 and stop > 1:
                 start = max(1, stop - piece)
-                for picture in list(self.frames(start, stop))[: -left - 1 : -1]:
+                for picture in list(self.pictures(start, stop))[: -left - 1 : -1]:
                     yield picture
                     left -= 1
                 stop = start
@@ -207,24 +214,3 @@ def ping_pong_index(count: int, total: int) -> NDArray[np.int64]:
         return np.zeros(count, np.int64)
     cycle = np.arange(count) % (2 * total - 2)
     return np.where(cycle < total, cycle, 2 * total - 2 - cycle)
-
-
-class _Rgb:
-    """Turns decoded frames into upright RGB pictures of one size, that of the first."""
-
-    def __init__(self) -> None:
-        self._reformatter = VideoReformatter()  # kept: setting one up costs more than converting a small frame
-        self._size: tuple[int, int] | None = None
-
-    def __call__(self, frame: Any) -> Frame:
-        """(H, W, 3) uint8."""
-        self._size = self._size or (frame.width, frame.height)  # recordings of video calls change size in mid-stream
-        width, height = self._size
-        source = Colorspace.ITU709 if frame.colorspace == _UNTAGGED and frame.height >= HD_HEIGHT else None
-        # planes and a merge take half the time of packed rgb24 from swscale, for the same values
-        picture = self._reformatter.reformat(
-            frame, width, height, "gbrp", src_colorspace=source, interpolation=EXACT, threads=1
-        )
-        rows = [np.frombuffer(memoryview(p), np.uint8).reshape(height, p.line_size) for p in picture.planes]
-        green, blue, red = (plane[:, :width] for plane in rows)
-        return np.ascontiguousarray(np.rot90(cv2.merge([red, green, blue]), round(frame.rotation / 90)))

@@ -12,36 +12,36 @@ from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
-from numpy.typing import NDArray
+from av.video.reformatter import VideoReformatter
 
 from spear.audio import brief, in_blocks, pcm
 from spear.clip import FPS
 from spear.errors import SpearError
+from spear.picture import EXACT, MADE, Area, Colours, Frame, Picture, planes_of
 
-Frame = NDArray[np.uint8]
 SOUND_RATE = 48_000
 _SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")
 _LARGE = 1_500_000
 """Pixels; above, H.264 would take as long as all the rest of a render."""
 _FRAGMENTS = {"movflags": "+delay_moov+default_base_moof", "frag_duration": "40000", "flush_packets": "1"}
 """A file that can be played from its beginning while its end is not there yet."""
-EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-"""Without these flags swscale truncates on the way to RGB: every picture comes out one grey level too dark."""
+
+
+MARGIN = 4
 
 
 class Patch(NamedTuple):
-    """A part of a frame: its rows and columns, its pixels (h, w, 3) uint8."""
+    """A part of a frame: its rows and columns, its pixels (h, w, 3) uint8. The edges are even or those of the frame;
+    `MARGIN` pixels from edges inside the frame are as they were, which the colours next to them are made from."""
 
-    area: tuple[slice, slice]
+    area: Area
     pixels: Frame
 
 
-@lru_cache(maxsize=1)
-def _x264_params() -> str:
+@lru_cache
+def _x264_params(siting: int) -> str:
     """What libx264 has no option of FFmpeg's for."""
-    # swscale puts chroma between two pixels; not told, H.264 readers take it for the left one's: half a pixel off
-    chroma = "chromaloc=1"
+    chroma = f"chromaloc={siting}"  # not told, H.264 readers take it for 0
     # with AVX-512 its look-ahead computes something else each time and equal renders would differ; AVX2 is no slower
     with suppress(OSError):
         if "avx512" in Path("/proc/cpuinfo").read_text(errors="replace"):
@@ -50,7 +50,7 @@ def _x264_params() -> str:
 
 
 class VideoWriter:
-    """Writes RGB frames as H.264 at 25 fps, with sound if given; a context manager. Odd sizes grow by one pixel.
+    """Writes frames as H.264 at 25 fps, with sound if given; a context manager. Odd sizes grow by one pixel.
 
     x264's settings, at crf 18, against its `medium` on rendered videos, as luma PSNR, SSIM, size and processor time:
     `faster` up to 1.5 megapixels: -.1 to -.7 dB (of 46 to 53), -.0001 to -.0006, 96 to 106 %, .5 to .75 of the time;
@@ -70,12 +70,13 @@ class VideoWriter:
         pixel_aspect: Fraction | int = 1,
         comment: str = "",
         stream: BinaryIO | None = None,
+        colours: Colours | None = None,
     ) -> None:
         """sound: a file whose audio track becomes AAC; random_access: many key frames and fixed bytes, for face.mp4.
 
         pixel_aspect: width over height of one pixel, that of the footage where frames are written as they were read.
         comment: goes into the file's metadata. stream: where the bytes go as they are made, as fragmented MP4; `path`
-        is then only what errors call it.
+        is then only what errors call it. colours: those of footage whose pictures are given, which are then copied.
         Raises UnusableClip where `sound` has none, SpearError where `path` cannot be written.
         """
         self.path = Path(path)
@@ -95,10 +96,11 @@ class VideoWriter:
         self._video.width, self._video.height = width + width % 2, height + height % 2
         self._video.pix_fmt = "yuv420p"
         context = self._video.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+        self._copied, self._colours = colours, colours or MADE
+        context.colorspace, context.color_primaries, context.color_trc = self._colours[:3]
         context.color_range = 1  # limited
         context.sample_aspect_ratio = Fraction(pixel_aspect)
-        self._video.options = {"crf": str(crf), "preset": "faster", "x264-params": _x264_params()}
+        self._video.options = {"crf": str(crf), "preset": "faster", "x264-params": _x264_params(self._colours.siting)}
         if width * height > _LARGE:
             self._video.options |= {"preset": "veryfast", "trellis": "1"}
         if random_access:
@@ -116,28 +118,53 @@ class VideoWriter:
         memory = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         self._canvas = memory[:, : 3 * wide].reshape(-1, wide, 3)
         """(H, W, 3), what is encoded next: its memory is not asked for again with every frame."""
+        self._planes = av.VideoFrame(self._video.width, self._video.height, "yuv420p")
+        """The same for frames that are copied; x264 keeps a copy of its own."""
 
-    def write(self, frame: Frame, patch: Patch | None = None) -> None:
-        """Add one frame (H, W, 3) uint8, and the sound up to its end. Raises ValueError for another size.
+    def write(self, frame: Frame | Picture, patch: Patch | None = None) -> None:
+        """Add one frame, RGB (H, W, 3) uint8 or of footage, and the sound up to its end. Raises ValueError for another
+        size.
 
         patch: what is shown in place of a part of the frame, which itself is left alone.
         """
         if frame.shape != self._size:
             raise ValueError(f"a frame of shape {frame.shape} for a video of {self._size}")
+        if isinstance(frame, Picture) and self._copied is not None and frame.colours == self._copied:
+            picture = self._copy(frame, patch)
+        else:
+            picture = self._made(frame.rgb() if isinstance(frame, Picture) else frame, patch)
+        picture.pts, picture.time_base = self._count, Fraction(1, FPS)
+        with self._told():
+            self._container.mux(self._video.encode(picture))
+            self._write_sound()
+        self._count += 1
+
+    def _copy(self, frame: Picture, patch: Patch | None) -> av.VideoFrame:
+        """What the patch does not change stays as it was decoded; through RGB its colours would blur."""
+        planes = planes_of(self._planes)
+        for to, plane in zip(planes, frame.planes(), strict=True):
+            to[:] = plane
+        if patch is not None and patch.pixels.size:
+            made = self._reformatted(av.VideoFrame.from_ndarray(patch.pixels, "rgb24"))
+            for to, plane, cell in zip(planes, planes_of(made), (1, 2, 2), strict=True):
+                inside = [_inside(part, size, cell) for part, size in zip(patch.area, self._size[:2], strict=True)]
+                (rows, own_rows), (columns, own_columns) = inside
+                to[rows, columns] = plane[own_rows, own_columns]
+        return self._planes
+
+    def _made(self, frame: Frame, patch: Patch | None) -> av.VideoFrame:
         height, width = self._size[:2]
         self._canvas[:height, :width] = frame
         if patch is not None:
             self._canvas[:height, :width][patch.area] = patch.pixels
         self._canvas[height:] = self._canvas[height - 1 : height]  # an odd size grows by a pixel
         self._canvas[:, width:] = self._canvas[:, width - 1 : width]
-        picture = self._reformatter.reformat(
-            self._source, format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=EXACT, threads=1
+        return self._reformatted(self._source)
+
+    def _reformatted(self, rgb: av.VideoFrame) -> av.VideoFrame:
+        return self._reformatter.reformat(
+            rgb, format="yuv420p", dst_colorspace=self._colours.space, interpolation=EXACT, threads=1
         )
-        picture.pts, picture.time_base = self._count, Fraction(1, FPS)
-        with self._told():
-            self._container.mux(self._video.encode(picture))
-            self._write_sound()
-        self._count += 1
 
     def _write_sound(self) -> None:
         """One block of sound per frame, so that it is never longer than the picture."""
@@ -174,3 +201,12 @@ class VideoWriter:
             self._container.mux(self._video.encode())
             if self._audio is not None:
                 self._container.mux(self._audio.encode())
+
+
+def _inside(part: slice, size: int, cell: int) -> tuple[slice, slice]:
+    """Rows or columns of a patch without its margins, in a plane with a value for each `cell` pixels: counted in the
+    plane of the frame, which is `size` pixels long, and in that of the patch."""
+    length = part.stop - part.start
+    first = 0 if part.start == 0 else MARGIN
+    last = max(length if part.stop == size else length - MARGIN, first)
+    return slice((part.start + first) // cell, (part.start + last) // cell), slice(first // cell, last // cell)

@@ -159,13 +159,15 @@ def pixels(bench: Bench, video: Path, ref: Path, own_sound: bool) -> dict[str, f
     """The pictures against the ref's: far from the mouth, identity, and with its own sound also PSNR and SSIM."""
     footage, seen, own, again = Footage(ref), track(video), track(ref), video.with_suffix(".ref.mp4")
     count = len(seen.points)
-    with VideoWriter(again, footage.width, footage.height, pixel_aspect=footage.pixel_aspect) as writer:
-        for frame in footage.ping_pong(count):
-            writer.write(frame)
+    how: dict[str, Any] = {"pixel_aspect": footage.pixel_aspect, "colours": footage.colours}
+    with VideoWriter(again, footage.width, footage.height, **how) as writer:
+        for picture in footage.ping_pong(count):
+            writer.write(picture)
     transforms = crop_transform(own.points)[ping_pong_index(count, len(own.points))]
     # the points that drove the render are not in its file: those that are found in it stand for them
     faces = zip(to_crop(own.shown(count).points, transforms), to_crop(seen.points, transforms), strict=True)
-    videos = zip(Footage(video).frames(), Footage(again).frames(), footage.ping_pong(count), strict=True)
+    trues = (picture.rgb() for picture in footage.ping_pong(count))
+    videos = zip(Footage(video).frames(), Footage(again).frames(), trues, strict=True)
     rows: list[dict[str, float]] = []
     crops: list[tuple[Frame, Frame]] = []
     for number, (frames, transform, points) in enumerate(zip(videos, transforms, faces, strict=True)):

@@ -44,7 +44,7 @@ from spear.points import lip_opening
 from spear.stages.landmarks import landmarks
 from spear.stages.preprocess import preprocess
 from spear.sync import estimate_offset
-from spear.video import Footage, Frame, VideoWriter
+from spear.video import Footage, VideoWriter
 
 if TYPE_CHECKING:  # it takes seconds
     from spear.training_task import Task
@@ -71,7 +71,7 @@ def per_second(what: str, count: int, clock: Clock, bar: str = "", note: str = "
 def write_footage(path: Path, seconds: float, footage: Footage | None, **options: Any) -> Path:
     """The video that is measured, with the demo's voice. options: of the writer."""
     frames = round(seconds * FPS)
-    shown: Iterable[Frame] = stage1._swaying_astronaut(frames) if footage is None else footage.ping_pong(frames)
+    shown: Iterable[Any] = stage1._swaying_astronaut(frames) if footage is None else footage.ping_pong(frames)
     size = (640, 480) if footage is None else (footage.width, footage.height)
     path.parent.mkdir(parents=True, exist_ok=True)
     sound = path.with_suffix(".voice.wav")

@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 
 from spear.audio import fit_to_frames, frames_of, load_audio
 from spear.clip import CROP, SAMPLES_PER_FRAME
-from spear.crop import blend, pasted, warp_crop
+from spear.crop import blend, cut
 from spear.errors import SpearError
 from spear.files import check_picture, whole, write_picture
 from spear.marking import PLAIN, Marking
 from spear.nets.blending import blend_columns
 from spear.nets.lm2face import Lm2Face
 from spear.painter import Painter, check_precision, load_lm2face, with_lower_face
+from spear.picture import Picture
 from spear.pipeline import Meanwhile, in_order, one_thread
 from spear.points import Array, draw_sketch, spread_over_opening
 from spear.pretrained.audio_encoders import load_encoder
@@ -72,7 +73,7 @@ class Shown(NamedTuple):
     """A frame to show: that of the ref, what is pasted into it; its crop, the points that drive it, the painted crop
     and its mask."""
 
-    frame: Frame
+    picture: Picture
     patch: Patch
     crop: Frame
     points: Array
@@ -81,7 +82,8 @@ class Shown(NamedTuple):
 
     def whole(self) -> Frame:
         """The frame with the patch in its place."""
-        frame = self.frame.copy()
+        height, width, _ = self.picture.shape
+        frame = self.picture.part((slice(0, height), slice(0, width))).copy()
         frame[self.patch.area] = self.patch.pixels
         return frame
 
@@ -132,7 +134,7 @@ def render(
         painter = Painter(lm2face, found.points, found.references, precision, columns)
         writer = VideoWriter(
             path, footage.width, footage.height, audio, pixel_aspect=footage.pixel_aspect, comment=marking.comment,
-            stream=None if isinstance(out, Path) else out,
+            stream=None if isinstance(out, Path) else out, colours=footage.colours,
         )  # fmt: skip
         with writer as write, _painted(painter, footage, found, order, driven) as shown:
             rows = _write_all(shown, len(order), write, marking, sheet is not None, clock, progress)
@@ -210,14 +212,14 @@ def _painted(
     """All frames to show, in order. On a CPU each core paints a batch of its own: cores that share the work of one net
     wait for each other hundreds of times in every batch, and for whoever else wants a core."""
 
-    def work(batch: list[tuple[Frame, np.int64, Array]]) -> list[Shown]:
+    def work(batch: list[tuple[Picture, np.int64, Array]]) -> list[Shown]:
         """On a thread of its own: frames of the ref, their numbers, the points that drive them."""
-        frames, numbers, points = (list(column) for column in zip(*batch, strict=True))
-        crops = [warp_crop(frame, found.transforms[i]) for frame, i in zip(frames, numbers, strict=True)]
-        painted = painter.paint(crops, np.stack(points), found.points[numbers])
+        pictures, numbers, points = (list(column) for column in zip(*batch, strict=True))
+        cuts = [cut(picture, found.transforms[i]) for picture, i in zip(pictures, numbers, strict=True)]
+        painted = painter.paint([one.crop for one in cuts], np.stack(points), found.points[numbers])
         return [
-            Shown(frame, pasted(frame, face, mask, found.transforms[i]), crop, lines, face, mask)
-            for frame, i, crop, lines, (face, mask) in zip(frames, numbers, crops, points, painted, strict=True)
+            Shown(picture, one.pasted(face, mask), one.crop, lines, face, mask)
+            for picture, one, lines, (face, mask) in zip(pictures, cuts, points, painted, strict=True)
         ]
 
     cores = torch.get_num_threads()
@@ -243,7 +245,7 @@ def _write_all(
         if marking.watermark:
             writer.write(marking.mark(one.whole()))
         else:
-            writer.write(one.frame, one.patch)
+            writer.write(one.picture, one.patch)
         if number == 0:
             clock.seconds["first frame"] = clock.now()
         if sheet and number in moments:

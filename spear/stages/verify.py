@@ -93,8 +93,8 @@ def _mark(path: Path, progress: Progress) -> watermark.Mark:
     """The invisible mark, voted over frames that are spread over the whole video."""
     footage, detector = Footage(path), watermark.Detector()
     wanted = set(np.linspace(0, footage.expected - 1, min(footage.expected, _FRAMES)).round().astype(int).tolist())
-    for number, frame in footage.chosen(wanted):
-        detector.add(frame)
+    for number, picture in footage.chosen(wanted):
+        detector.add(picture.rgb())
         progress(number + 1, footage.expected, "looking for the mark")
     return detector.result()
 

@@ -29,6 +29,7 @@ from spear.face import follow_face
 from spear.nets.a2lm import A2LMConfig, build_a2lm
 from spear.nets.autoencoder import load_autoencoder
 from spear.nets.lm2face import Lm2FaceConfig, build_lm2face
+from spear.picture import Picture
 from spear.pretrained.mfcc import Mfcc
 from spear.stages import render as stage
 from spear.stages.render import render
@@ -70,8 +71,8 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Frame]:
     frames: list[Frame] = []
     write = stage.VideoWriter.write
 
-    def noted(self: VideoWriter, frame: Frame, patch: Patch | None = None) -> None:
-        frames.append(frame.copy())
+    def noted(self: VideoWriter, frame: Frame | Picture, patch: Patch | None = None) -> None:
+        frames.append((frame.rgb() if isinstance(frame, Picture) else frame).copy())
         if patch is not None:
             frames[-1][patch.area] = patch.pixels
         write(self, frame, patch)
