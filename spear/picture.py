@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import av
@@ -62,6 +61,8 @@ class Picture:
     def __init__(self, frame: Any, converter: Converter) -> None:
         """frame: PyAV's; where it has another size than the video, as in recordings of calls, it is scaled."""
         self._frame, self._converter = frame, converter
+        self._kept: Frame | None = None
+        self._lock = threading.Lock()
         self._turned = round(frame.rotation / 90)
         custom = 1 if frame.height >= HD_HEIGHT else 6
         tags = (frame.colorspace, frame.color_primaries, frame.color_trc)  # here, since swscale changes them meanwhile
@@ -89,13 +90,17 @@ class Picture:
 
     def rgb(self) -> Frame:
         """(H, W, 3) uint8."""
-        return self._kept if self.colours is None else self._made()
+        if self.colours is not None:
+            return self._made()
+        with self._lock:  # kept, since of a still picture it is wanted for every frame, by several threads
+            self._kept = self._made() if self._kept is None else self._kept
+            return self._kept
 
     def part(self, area: Area) -> Frame:
         """Rows and columns of the same, which cost no more than themselves if it has `colours`. Then colours are taken
         to lie in the middle of four pixels, as by `VideoWriter` on the way back: where they lay, there they stay."""
         if self.colours is None:
-            return self._kept[area]
+            return self.rgb()[area]
         cut = [slice(max(s.start - _AROUND, 0) // 2 * 2, -(-s.stop // 2) * 2 + _AROUND) for s in area]
         planes = [
             plane[tuple(slice(s.start // cell, s.stop // cell) for s in cut)]
@@ -107,10 +112,6 @@ class Picture:
             to[:] = plane
         rgb = _merged(self._converter.part, frame, (width, height), self.colours.space)
         return rgb[tuple(slice(s.start - c.start, s.stop - c.start) for s, c in zip(area, cut, strict=True))]
-
-    @cached_property
-    def _kept(self) -> Frame:
-        return self._made()  # kept, since of a still picture it is wanted for every frame
 
     def _made(self) -> Frame:
         rgb = _merged(self._converter.whole, self._frame, self._converter.size, self._source)

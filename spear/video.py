@@ -202,8 +202,9 @@ class Footage:
             stop = len(self.shown) - 1  # the turning frames are shown once
             while left > 0 and stop > 1:
                 start = max(1, stop - piece)
-                for picture in list(self.pictures(start, stop))[: -left - 1 : -1]:
-                    yield picture
+                pictures = list(self.pictures(start, stop))
+                while pictures and left > 0:
+                    yield pictures.pop()  # which may grow while it is used
                     left -= 1
                 stop = start
 

@@ -10,7 +10,18 @@ from made_up import face, track
 from numpy.typing import NDArray
 
 from spear.clip import CROP
-from spear.crop import CROP_WIDTHS, MASK_ROW, NOSE_ROW, crop_transform, inverse, paste, to_crop, warp_crop
+from spear.crop import (
+    CROP_WIDTHS,
+    MASK_ROW,
+    NOSE_ROW,
+    crop_area,
+    crop_transform,
+    from_part,
+    inverse,
+    paste,
+    to_crop,
+    warp_crop,
+)
 from spear.face import FaceTracker
 from spear.nets.blending import blend_mask
 from spear.points import LOWER, NOSE_TIP, Array, face_width
@@ -114,6 +125,27 @@ def test_a_large_face_is_smoothed_before_it_is_sampled() -> None:
     stripes[:, ::4] = stripes[:, 1::4] = 255
     crop = warp_crop(stripes, np.array([0.2, 0.0, 0.0, 0.0]))
     assert crop.std() < 12
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.5, 0.9, 1.8])
+def test_the_part_that_is_looked_at_gives_the_crop_of_the_whole_frame(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 256, (2000, 2000, 3), np.uint8)  # noise shows every pixel that was not looked at
+    for angle in (0, 0, 0, 0.2, -0.3):
+        a, b = scale * np.cos(angle), scale * np.sin(angle)
+        x, y = np.array([128, 128]) - np.array([[a, -b], [b, a]]) @ rng.uniform(990, 1010, 2)
+        transform = np.array([a, b, x, y])
+        area = crop_area(transform, frame.shape)
+        part = frame[area]
+        assert part.shape[0] < 1.5 * 256 / scale + 20
+        most = 3 if scale < 0.6 else 16  # OpenCV rounds places to 1/32 px
+        found = warp_crop(part, from_part(transform, area)).astype(int)
+        assert np.abs(found - warp_crop(frame, transform)).max() <= most
+        sigma = 0.35 / scale if scale < 0.6 else 0.0
+        smooth = cv2.GaussianBlur(frame, (0, 0), sigma) if sigma else frame
+        how = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR
+        expected = cv2.warpAffine(smooth, np.array([[a, -b, x], [b, a, y]]), (CROP, CROP), flags=how)
+        assert np.abs(found - expected).max() <= most
 
 
 # --- pasting ----------------------------------------------------------------------------------------------------------
