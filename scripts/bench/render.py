@@ -30,7 +30,7 @@ from skimage import data
 
 from spear.audio import load_audio, write_wav
 from spear.clip import SAMPLE_RATE
-from spear.crop import pasted, warp_crop
+from spear.crop import cut
 from spear.face import find_face
 from spear.files import write_json
 from spear.nets.blending import blend_columns, blend_mask
@@ -40,7 +40,7 @@ from spear.painter import Painter, half_precision, load_lm2face
 from spear.points import nearest_mouths
 from spear.ref_face import RefFace
 from spear.stages.render import PACKAGED
-from spear.video import Footage, VideoWriter
+from spear.video import Footage, Patch, VideoWriter
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 REFS = {
@@ -141,11 +141,13 @@ def parts(ref: Path, peak: float) -> list[Line]:
     """What one frame of this ref costs one core, part by part."""
     footage, part = Footage(ref), Parts(peak)
     found = RefFace(footage, "largest", 60)
-    frames, points, transforms = list(footage.frames(0, BATCH)), found.points, found.transforms
+    pictures, points, transforms = list(footage.pictures(0, BATCH)), found.points, found.transforms
     own, driven, columns = points[:BATCH], points[10 : 10 + BATCH], blend_columns(points)
-    part("decode, make RGB", lambda: sum(1 for _ in footage.frames(0, 30)), per=30)
+    part("decode", lambda: sum(1 for _ in footage.pictures(0, 30)), per=30, clock=time.process_time)
+    part("all of it to RGB", lambda: [picture.rgb() for picture in pictures])
     part("find the face, decoding included", lambda: find_face(footage, "largest", 30), per=30, clock=time.process_time)
-    crops = part("warp the crop", lambda: [warp_crop(f, t) for f, t in zip(frames, transforms, strict=False)])
+    cuts = part("cut the face", lambda: [cut(p, t) for p, t in zip(pictures, transforms, strict=False)])
+    crops = [one.crop for one in cuts]
     painter = Painter(load_lm2face(PACKAGED / "lm2face.safetensors"), points, found.crops, columns=columns)
     net, count = painter.net, painter.net.config.references
     sketches = part("sketches", lambda: sketch_tensor(driven))
@@ -164,21 +166,20 @@ def parts(ref: Path, peak: float) -> list[Line]:
         part("- refine", lambda: net.refine(*refine), net=True)
     faces = part("all of Painter.paint", lambda: painter.paint(crops, driven, own))
     part("- blend masks", lambda: [blend_mask([a, b]) for a, b in zip(driven, own, strict=True)])
-    pasting = list(zip(frames, faces, transforms, strict=False))
-    part("paste", lambda: [pasted(frame, *face, transform) for frame, face, transform in pasting])
-    return [*part.lines, encoding(frames)]
+    patches = part("paste", lambda: [one.pasted(*face) for one, face in zip(cuts, faces, strict=True)])
+    return [*part.lines, encoding(footage, patches[0])]
 
 
-def encoding(frames: list[np.ndarray]) -> Line:
-    """VideoWriter on pictures that move: YUV and H.264."""
-    height, width = frames[0].shape[:2]
-    moved = [np.ascontiguousarray(np.roll(frame, k, 1)) for k in range(0, 8, 2) for frame in frames]
+def encoding(footage: Footage, patch: Patch) -> Line:
+    """VideoWriter on pictures of the ref, a part of which is another: YUV of that and H.264."""
+    pictures = list(footage.pictures(0, 60))
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
-        with VideoWriter(Path(folder, "a.mp4"), width, height) as writer:
-            for frame in moved:
-                writer.write(frame)
-        return Line("make YUV, H.264", 1e3 * (time.process_time() - started) / len(moved), "ms", note="of all cores")
+        with VideoWriter(Path(folder, "a.mp4"), footage.width, footage.height, colours=footage.colours) as writer:
+            for picture in pictures:
+                writer.write(picture, patch)
+        spent = 1e3 * (time.process_time() - started) / len(pictures)
+    return Line("make YUV, H.264", spent, "ms", note="of all cores")
 
 
 def nets_on_all_cores(ref: Path, work: float, peak: float) -> Line:
