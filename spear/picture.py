@@ -68,11 +68,11 @@ class Picture:
         tags = (frame.colorspace, frame.color_primaries, frame.color_trc)  # here, since swscale changes them meanwhile
         matrix, primaries, transfer = (custom if tag == _UNTAGGED else tag for tag in tags)
         colours = Colours(matrix, primaries, transfer, converter.siting)
-        self._source = Colorspace.ITU709 if frame.colorspace == _UNTAGGED and custom == 1 else None
+        self._space = colours.space if matrix in _MATRICES else None  # which swscale may know
         usual = (
             frame.format.name == "yuv420p" and frame.color_range != ColorRange.JPEG and not frame.interlaced_frame
             and self._turned == 0 and (frame.width, frame.height) == converter.size
-            and frame.width % 2 == frame.height % 2 == 0 and colours.matrix in _MATRICES
+            and frame.width % 2 == frame.height % 2 == 0 and matrix in _MATRICES
         )  # fmt: skip
         self.colours = colours if usual else None
         """Of pictures whose `planes` can be had, as most videos hold them: 8 bits, 4:2:0, limited range, progressive,
@@ -110,11 +110,11 @@ class Picture:
         frame = av.VideoFrame(width, height, "yuv420p")
         for to, plane in zip(planes_of(frame), planes, strict=True):
             to[:] = plane
-        rgb = _merged(self._converter.part, frame, (width, height), self.colours.space)
+        rgb = _merged(self._converter.part, frame, (width, height), self._space)
         return rgb[tuple(slice(s.start - c.start, s.stop - c.start) for s, c in zip(area, cut, strict=True))]
 
     def _made(self) -> Frame:
-        rgb = _merged(self._converter.whole, self._frame, self._converter.size, self._source)
+        rgb = _merged(self._converter.whole, self._frame, self._converter.size, self._space)
         return np.ascontiguousarray(np.rot90(rgb, self._turned))
 
 
@@ -122,7 +122,7 @@ def siting_of(frame: Any) -> int:
     """Where the colour of four pixels lies in a decoded frame of YUV 4:2:0, as H.264 counts: 0 left, 1 middle, 2 top
     left, 3 top."""
     # PyAV does not say, but swscale knows: does it shift an edge of colour against that of a frame without any tag?
-    tagged = VideoReformatter().reformat(frame, 32, 32, "yuv420p", interpolation=Interpolation.POINT)
+    tagged = VideoReformatter().reformat(frame, 32, 32, "yuv420p", interpolation=Interpolation.POINT, threads=1)
     untagged = av.VideoFrame(32, 32, "yuv420p")
     shifted = []
     for turns in (1, 0):
@@ -143,8 +143,8 @@ def planes_of(frame: Any) -> list[NDArray[np.uint8]]:
     return [plane[: p.height, : p.width] for p, plane in rows]
 
 
-def _merged(reformatter: VideoReformatter, frame: Any, size: tuple[int, int], source: Colorspace | None) -> Frame:
+def _merged(reformatter: VideoReformatter, frame: Any, size: tuple[int, int], space: Colorspace | None) -> Frame:
     # planes and a merge take half the time of packed rgb24 from swscale, for the same values
-    picture = reformatter.reformat(frame, *size, "gbrp", src_colorspace=source, interpolation=EXACT, threads=1)
+    picture = reformatter.reformat(frame, *size, "gbrp", src_colorspace=space, interpolation=EXACT, threads=1)
     green, blue, red = planes_of(picture)
     return cv2.merge([red, green, blue])
