@@ -9,10 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from skimage.data import astronaut
 from torch import nn
 
+from spear.face import FaceTracker
 from spear.nets.int8 import Int8Conv, has_int8
 from spear.pretrained.audio_encoders import load_encoder
 
@@ -162,3 +165,16 @@ def test_operations_of_integers_are_counted_as_those_of_floats(bench: ModuleType
     layer, x = torch.nn.Conv2d(4, 8, 3, stride=2, padding=1), torch.randn(2, 4, 6, 8)
     with torch.no_grad():
         assert bench.flops_of(lambda: Int8Conv(layer)(x)) == bench.flops_of(lambda: layer(x)) == 2 * 9 * 4 * 8 * 12 * 2
+
+
+def test_the_points_that_are_kept_are_those_that_are_found(stages: ModuleType) -> None:
+    """In the astronaut, and in the picture of her that made clips have."""
+    points = stages.stage1.astronaut_points()
+    for picture, expected in (
+        (np.ascontiguousarray(astronaut()), points),
+        (next(stages.stage1._swaying_astronaut(1)), points * 1.25 + [0, 4]),
+    ):
+        with FaceTracker() as tracker:
+            found = tracker(picture)
+        assert found is not None
+        assert np.abs(found - expected).mean() < 1

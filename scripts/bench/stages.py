@@ -216,10 +216,10 @@ def _write_clip(clip: Clip, number: int) -> None:
         os.link(clip.folder.with_name("clip0") / clip.face_path.name, clip.face_path)
         return
     still = next(stage1._swaying_astronaut(1))
-    with FaceTracker() as tracker, VideoWriter(clip.face_path, 256, 256, crf=12, random_access=True) as writer:
-        points = fill_missing([tracker(still)])
+    points = stage1.astronaut_points() * 1.25 + [0, 4]  # where that picture has them
+    with VideoWriter(clip.face_path, 256, 256, crf=12, random_access=True) as writer:
         for _ in range(75):
-            writer.write(warp_crop(still, crop_transform(points, smoothing=0)[0]))
+            writer.write(warp_crop(still, crop_transform(points[None], smoothing=0)[0]))
 
 
 def captured(stage: str, folder: Path, preset: str = "small", **options: Any) -> tuple[Task, int]:
