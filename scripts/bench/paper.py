@@ -8,7 +8,11 @@ taken to share the work without loss, and reading, decoding, validations and bor
 
 from __future__ import annotations
 
+import math
+import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -29,8 +33,9 @@ from stage1 import Line
 
 from spear.clip import FPS, Clip
 from spear.files import write_json
-from spear.nets.lm2face import Lm2FaceConfig, build_lm2face
-from spear.painter import Painter, load_lm2face
+from spear.nets.lm2face import Lm2FaceConfig, build_lm2face, image_tensor, sketch_tensor
+from spear.painter import Painter, half_precision, load_lm2face
+from spear.points import nearest_mouths
 from spear.pretrained.audio_encoders import load_encoder
 from spear.pretrained.perceptual import _vgg19
 from spear.pretrained.vae import load_kl_autoencoder
@@ -65,7 +70,7 @@ class Machine:
         """Seconds of one of `count` steps or frames that `work` does; on a CPU those that are assumed of a GPU. kind:
         `bf16` or `fp32`, in which most of it is computed."""
         gflop = flops_of(work) / 1e9 / count
-        self.lines.append(Line(f"{what}: work of a {unit}", gflop, "GFLOP"))
+        self.add(Line(f"{what}: work of a {unit}", gflop, "GFLOP"))
         if not self.timed:
             return 1e9 * gflop / (PEAKS[kind] * SHARE)
 
@@ -76,8 +81,13 @@ class Machine:
         seconds = clocked(done, 5).wall / count
         peak = max(self.peaks[kind])
         share = f"{100 * 1e9 * gflop / seconds / peak:.0f} % of the measured {kind} peak, {peak / 1e12:.0f} TFLOP/s"
-        self.lines.append(Line(what, 1 / seconds, f"{unit}s/s", bar, share))
+        self.add(Line(what, 1 / seconds, f"{unit}s/s", bar, share))
         return seconds
+
+    def add(self, line: Line) -> None:
+        """To the table, and at once to stderr: what was measured is not lost if what comes next fails."""
+        self.lines.append(line)
+        print(stage1.shown([line]).splitlines()[-1], file=sys.stderr, flush=True)
 
 
 def write_vae(folder: Path) -> str:
@@ -102,9 +112,17 @@ def step_seconds(machine: Machine, task: Task, batch: int, kind: str, bar: str) 
     for module in task.modules.values():
         module.train()
     step = partial(task.step, given, 0.5, Part(size))
-    if machine.timed:
-        return machine(f"{task.name} paper, batch {batch}", step, 1, "step", kind, bar)
-    return batch * machine(f"{task.name} paper", step, size, "sample", kind)
+    if not machine.timed:
+        return batch * machine(f"{task.name} paper", step, size, "sample", kind)
+    what = f"{task.name} paper, batch {batch}"
+    try:
+        return machine(what, step, 1, "step", kind, bar)
+    except torch.OutOfMemoryError:
+        machine.add(Line(what, math.nan, "steps/s", bar, "does not fit into the memory"))
+    for module in task.modules.values():
+        module.saves_memory = True  # only stage 2 looks at it
+    torch.get_device_module(machine.device).empty_cache()
+    return machine(f"{what}, --save-memory", step, 1, "step", kind, bar)
 
 
 def trainings(machine: Machine, folder: Path, vae: str) -> dict[str, float]:
@@ -128,7 +146,8 @@ def trainings(machine: Machine, folder: Path, vae: str) -> dict[str, float]:
 
 
 def painting(machine: Machine, vae: str) -> float:
-    """GPU-seconds of a frame that the paper preset's nets paint; beside it the shipped preset."""
+    """GPU-seconds of a frame that the paper preset's nets paint; beside it the shipped preset, and what else painting
+    takes on the way to the GPU and back, which is why several threads feed it."""
     net = load_kl_autoencoder(vae)
     paper = build_lm2face(Lm2FaceConfig.paper("made"), net).eval().requires_grad_(False)
     shipped, found = load_lm2face(PACKAGED / "lm2face.safetensors"), []
@@ -137,9 +156,38 @@ def painting(machine: Machine, vae: str) -> float:
     for name, one, bar in (("paper", paper, "250 / 500"), ("shipped", shipped, "- / 3000")):
         size = BATCH if machine.timed else 1
         painter = Painter(one, points, lambda chosen: still[chosen])
-        work = partial(painter.paint, list(still[:size]), points[:size], points[:size])
-        found.append(machine(f"nets of the {name} preset", work, size, "frame", "bf16", bar))
+        work = partial(nets_alone, painter, *inputs_there(painter, still[:size], points[:size]))
+        found.append(machine(f"nets of the {name} preset, batch {size}", work, size, "frame", "bf16", bar))
+        for threads in (1, 2, 4, 8) if machine.timed else ():
+            rate = painted_a_second(painter, list(still[:4]), points[:4], threads)
+            machine.add(Line(f"all of Painter.paint, {name} preset, batches of 4, threads {threads}", rate, "frames/s"))
     return found[0]
+
+
+def inputs_there(painter: Painter, crops: Any, points: Any) -> tuple[Any, ...]:
+    """What the nets are given for N crops (N, 256, 256, 3) and points (N, 131, 2), on the device."""
+    which, nearness = (
+        torch.from_numpy(v) for v in nearest_mouths(painter._bank, points, painter.net.config.references)
+    )
+    device = painter.references.latents.device
+    inputs = image_tensor(crops), sketch_tensor(points), torch.from_numpy(points)
+    return painter.references.chosen(which.to(device), nearness.to(device)), *(value.to(device) for value in inputs)
+
+
+def nets_alone(painter: Painter, references: Any, pictures: Any, sketches: Any, points: Any) -> None:
+    """As Painter.paint has it, between the way to the device and the way back."""
+    net = painter.net
+    with torch.inference_mode(), half_precision(pictures.device, painter.precision):
+        net(net.make_target(net.encode_masked(pictures), net.encode_sketch(sketches), points), references)
+
+
+def painted_a_second(painter: Painter, crops: list[Any], points: Any, threads: int) -> float:
+    """Frames that so many threads paint in a second, as `spear render` has them."""
+    with ThreadPoolExecutor(threads) as pool:
+        for batches in (2 * threads, 32 * threads):  # the first ones warm up
+            started = time.perf_counter()
+            list(pool.map(lambda _: painter.paint(crops, points, points), range(batches)))
+    return batches * len(crops) / (time.perf_counter() - started)
 
 
 def features(machine: Machine) -> float:
@@ -159,13 +207,13 @@ def main(
         folder = Path(name)
         vae = write_vae(folder / "vae")
         spent = {"extract-audio-features --encoder hubert": features(machine) * HOURS * 3600}
-        spent |= trainings(machine, folder, vae)
         spent["metrics of the test split (half of its frames painted)"] = (
             painting(machine, vae) * HOURS * 3600 * FPS * TESTED / 2
         )
+        spent |= trainings(machine, folder, vae)
     how = "as timed on one" if machine.timed else f"assumed: {100 * SHARE:.0f} % of the stated peak of an H200"
     for stage, seconds in spent.items():
-        machine.lines.append(Line(f"all of MEAD, {GPUS} GPUs: {stage}", seconds / GPUS / 3600, "hours", note=how))
+        machine.add(Line(f"all of MEAD, {GPUS} GPUs: {stage}", seconds / GPUS / 3600, "hours", note=how))
     print(stage1.shown(machine.lines))
     if json_file is not None:
         write_json(json_file, {"machine": stage1.machine(), "lines": [asdict(line) for line in machine.lines]})
