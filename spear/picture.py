@@ -26,7 +26,7 @@ _AROUND = 8
 
 
 class Colours(NamedTuple):
-    """What YUV stands for, in the numbers of H.264; siting: where the colour of four pixels lies, `siting_of`."""
+    """What YUV stands for, in the numbers of H.264. siting: where the colour of four pixels lies, 0 left, 1 middle."""
 
     matrix: int
     primaries: int
@@ -46,42 +46,42 @@ _MATRICES = (1, 5, 6)
 
 
 class Converter(threading.local):
-    """What the pictures of a video share: its size before it is turned, its siting, and swscale's settings, of which
-    each thread has its own, since they are for one at a time."""
+    """swscale's settings, of which each thread has its own, since they are for one at a time."""
 
-    def __init__(self, size: tuple[int, int], siting: int) -> None:
-        """size: width and height."""
-        self.size, self.siting = size, siting
+    def __init__(self) -> None:
         self.whole, self.part = VideoReformatter(), VideoReformatter()  # one for both would be set up anew each time
+
+
+class Shared(NamedTuple):
+    """What the pictures of a video share: width and height before they are turned, and `colours_of` the first."""
+
+    size: tuple[int, int]
+    colours: Colours | None
+    converter: Converter
+
+
+def shared_with(frame: Any) -> Shared:
+    """By a video whose first frame is this one of PyAV's."""
+    return Shared((frame.width, frame.height), colours_of(frame, siting_of(frame)), Converter())
 
 
 class Picture:
     """A decoded frame, shown upright. RGB is made where it is asked for, which takes longer than decoding."""
 
-    def __init__(self, frame: Any, converter: Converter) -> None:
+    def __init__(self, frame: Any, shared: Shared) -> None:
         """frame: PyAV's; where it has another size than the video, as in recordings of calls, it is scaled."""
-        self._frame, self._converter = frame, converter
+        self._frame, self._shared, self._turned = frame, shared, round(frame.rotation / 90)
         self._kept: Frame | None = None
         self._lock = threading.Lock()
-        self._turned = round(frame.rotation / 90)
-        custom = 1 if frame.height >= HD_HEIGHT else 6
-        tags = (frame.colorspace, frame.color_primaries, frame.color_trc)  # here, since swscale changes them meanwhile
-        matrix, primaries, transfer = (custom if tag == _UNTAGGED else tag for tag in tags)
-        colours = Colours(matrix, primaries, transfer, converter.siting)
-        self._space = colours.space if matrix in _MATRICES else None  # which swscale may know
-        usual = (
-            frame.format.name == "yuv420p" and frame.color_range != ColorRange.JPEG and not frame.interlaced_frame
-            and self._turned == 0 and (frame.width, frame.height) == converter.size
-            and frame.width % 2 == frame.height % 2 == 0 and matrix in _MATRICES
-        )  # fmt: skip
-        self.colours = colours if usual else None
-        """Of pictures whose `planes` can be had, as most videos hold them: 8 bits, 4:2:0, limited range, progressive,
-        upright, of even size. None for others."""
+        self._space = Colorspace.ITU709 if _matrix_of(frame) == 1 else None  # else swscale knows
+        same = shared.colours is not None and colours_of(frame, shared.colours.siting) == shared.colours
+        self.colours = shared.colours if same and (frame.width, frame.height) == shared.size else None
+        """Of pictures whose `planes` can be had, None of others; the same for all of a video that have any."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of the whole as RGB: (H, W, 3)."""
-        width, height = self._converter.size[:: -1 if self._turned % 2 else 1]
+        width, height = self._shared.size[:: -1 if self._turned % 2 else 1]
         return height, width, 3
 
     def planes(self) -> list[NDArray[np.uint8]]:
@@ -110,20 +110,40 @@ class Picture:
         frame = av.VideoFrame(width, height, "yuv420p")
         for to, plane in zip(planes_of(frame), planes, strict=True):
             to[:] = plane
-        rgb = _merged(self._converter.part, frame, (width, height), self._space)
+        rgb = _merged(self._shared.converter.part, frame, (width, height), self.colours.space)
         return rgb[tuple(slice(s.start - c.start, s.stop - c.start) for s, c in zip(area, cut, strict=True))]
 
     def _made(self) -> Frame:
-        rgb = _merged(self._converter.whole, self._frame, self._converter.size, self._space)
+        rgb = _merged(self._shared.converter.whole, self._frame, self._shared.size, self._space)
         return np.ascontiguousarray(np.rot90(rgb, self._turned))
 
 
-def siting_of(frame: Any) -> int:
-    """Where the colour of four pixels lies in a decoded frame of YUV 4:2:0, as H.264 counts: 0 left, 1 middle, 2 top
-    left, 3 top."""
+def _matrix_of(frame: Any) -> int:
+    custom = 1 if frame.height >= HD_HEIGHT else 6
+    return custom if frame.colorspace == _UNTAGGED else int(frame.colorspace)
+
+
+def colours_of(frame: Any, siting: int | None) -> Colours | None:
+    """Of a decoded frame as most videos hold them: 8 bits, 4:2:0, limited range, progressive, upright, of even size; of
+    others, and without a siting, None. What has no tag is taken to be as the matrix."""
+    usual = (
+        frame.format.name == "yuv420p" and frame.color_range != ColorRange.JPEG and not frame.interlaced_frame
+        and frame.rotation == 0 and frame.width % 2 == frame.height % 2 == 0
+    )  # fmt: skip
+    matrix = _matrix_of(frame)
+    if not usual or siting is None or matrix not in _MATRICES:
+        return None
+    custom = 1 if matrix == 1 else 6
+    primaries, transfer = (custom if t == _UNTAGGED else int(t) for t in (frame.color_primaries, frame.color_trc))
+    return Colours(matrix, primaries, transfer, siting)
+
+
+def siting_of(frame: Any) -> int | None:
+    """Where the colour of four pixels lies in a decoded frame of YUV 4:2:0, see `Colours`; None: elsewhere."""
     # PyAV does not say, but swscale knows: does it shift an edge of colour against that of a frame without any tag?
-    tagged = VideoReformatter().reformat(frame, 32, 32, "yuv420p", interpolation=Interpolation.POINT, threads=1)
-    untagged = av.VideoFrame(32, 32, "yuv420p")
+    side = 64 if frame.width == 32 else 32  # of the frame's own size it would be the frame itself
+    tagged = VideoReformatter().reformat(frame, side, side, "yuv420p", interpolation=Interpolation.POINT, threads=1)
+    untagged = av.VideoFrame(side, side, "yuv420p")
     shifted = []
     for turns in (1, 0):
         seen = []
@@ -131,10 +151,10 @@ def siting_of(frame: Any) -> int:
             y, u, v = planes_of(one)
             y[:], u[:], v[:] = 128, 128, 128
             np.rot90(u, turns)[:8] = 90
-            seen.append(_merged(VideoReformatter(), one, (32, 32), Colorspace.ITU709))
+            seen.append(_merged(VideoReformatter(), one, (side, side), Colorspace.ITU709))
         shifted.append(bool((seen[0] != seen[1]).any()))
     across, down = shifted
-    return {(True, False): 0, (False, False): 1, (True, True): 2, (False, True): 3}[across, down]
+    return None if down else int(not across)
 
 
 def planes_of(frame: Any) -> list[NDArray[np.uint8]]:

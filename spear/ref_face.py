@@ -79,7 +79,8 @@ class _Cache:
     """The place of one ref and face in the user's cache."""
 
     def __init__(self, ref: Path, choice: str) -> None:
-        self._about = {"ref": sha256_of(ref), "detector": DETECTOR, "face": choice, "spear": __version__}
+        self._about = {"ref": sha256_of(ref), "detector": DETECTOR, "face": choice, "spear": __version__,
+                       "format": 2}  # fmt: skip
         key = hashlib.sha256(json.dumps(self._about, sort_keys=True).encode()).hexdigest()[:24]
         self._path = user_cache() / "refs" / f"{key}.safetensors"
 

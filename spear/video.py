@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from spear.audio import declared, decode, open_media, timed
 from spear.clip import FPS
 from spear.errors import UnusableClip
-from spear.picture import Converter, Picture, siting_of
 from spear.picture import Frame as Frame
+from spear.picture import Picture, shared_with
 from spear.video_writer import Patch as Patch
 from spear.video_writer import VideoWriter as VideoWriter
 
@@ -59,11 +59,11 @@ class Footage:
                 aspect = stream.sample_aspect_ratio or Fraction(1)
                 self.pixel_aspect = 1 / aspect if frame.rotation % 180 else aspect
                 """Width over height of one pixel; not 1 in some camera and DVD footage, which players stretch."""
-                self._converter = Converter((frame.width, frame.height), siting_of(frame))
-                first = Picture(frame, self._converter)
+                self._shared = shared_with(frame)
+                first = Picture(frame, self._shared)
                 self.height, self.width, _ = first.shape
                 self.colours = first.colours
-                """As of a `Picture`; the others need not have the same."""
+                """Of its pictures, as far as they can be copied; see `Picture`."""
                 self._many_packets = frame.interlaced_frame or stream.codec_context.name == "vp8"
                 """A packet may be one of a picture's two fields, or a picture that is never shown."""
                 return
@@ -96,14 +96,14 @@ class Footage:
         last = -1
         for number, frame in source:
             if number != last:
-                picture, last = Picture(frame, self._converter), number
+                picture, last = Picture(frame, self._shared), number
             yield picture
 
     def chosen(self, wanted: set[int]) -> Iterator[tuple[int, Picture]]:
         """Number and picture of some frames, in one pass to the last of them. Raises UnusableClip as `pictures`."""
         for i, (_, frame) in enumerate(islice(self._sampled(), max(wanted) + 1)):
             if i in wanted:
-                yield i, Picture(frame, self._converter)
+                yield i, Picture(frame, self._shared)
 
     def _sampled(self) -> Iterator[tuple[int, Any]]:
         """Number and source frame of each output frame; at the end of the pass `shown` and the key frames are known."""

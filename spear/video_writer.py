@@ -28,6 +28,7 @@ _FRAGMENTS = {"movflags": "+delay_moov+default_base_moof", "frag_duration": "400
 
 
 MARGIN = 4
+"""Px that the colours of a pixel are made from on its way to YUV."""
 
 
 class Patch(NamedTuple):
@@ -76,7 +77,8 @@ class VideoWriter:
 
         pixel_aspect: width over height of one pixel, that of the footage where frames are written as they were read.
         comment: goes into the file's metadata. stream: where the bytes go as they are made, as fragmented MP4; `path`
-        is then only what errors call it. colours: those of footage whose pictures are given, which are then copied.
+        is then only what errors call it. colours: those of footage whose pictures are given; those that have them are
+        copied, others converted.
         Raises UnusableClip where `sound` has none, SpearError where `path` cannot be written.
         """
         self.path = Path(path)
