@@ -7,6 +7,7 @@ the clips out, a few at a time.
 from __future__ import annotations
 
 import itertools
+import logging
 import tempfile
 import time
 from collections import deque
@@ -67,6 +68,8 @@ def _cluster(workers: Workers, items: int) -> Iterator[tuple[Any, Limits]]:
     import dask
     from distributed import Client, LocalCluster
 
+    for name in ("distributed", "distributed.client", "distributed.gc"):  # their last words after Ctrl-C
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if workers.scheduler is not None:
         try:
             client = Client(workers.scheduler, timeout=20, set_as_default=False)
@@ -78,13 +81,12 @@ def _cluster(workers: Workers, items: int) -> Iterator[tuple[Any, Limits]]:
         with client:
             yield client, limits_of(workers)
         return
-    settings = {"distributed.logging.distributed": "error", "distributed.admin.system-monitor.gil.enabled": False}
     with (
-        dask.config.set(settings),
+        dask.config.set({"distributed.admin.system-monitor.gil.enabled": False}),
         temporary_folder(Path(tempfile.gettempdir())) as folder,
         LocalCluster(
             n_workers=min(workers.jobs, items), threads_per_worker=1, processes=False, memory_limit=0,
-            dashboard_address="127.0.0.1:0", silence_logs=50, local_directory=str(folder),
+            dashboard_address="127.0.0.1:0", local_directory=str(folder),
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):  # fmt: skip

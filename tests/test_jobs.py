@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,13 @@ def test_ctrl_c_is_no_result() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         list(run_each(interrupt, [1], HERE))
+
+
+def test_dask_is_silent_when_its_cluster_is_gone() -> None:
+    """What it does late, when Ctrl-C has ended the command, it would tell with a traceback."""
+    assert len(list(run_each(square, [1, 2, 4], Workers(2)))) == 3
+    for name in ("distributed.batched", "distributed.client", "distributed.scheduler", "distributed.gc"):
+        assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
 
 
 def test_on_worker_processes() -> None:
