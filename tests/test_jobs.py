@@ -48,9 +48,16 @@ def test_ctrl_c_is_no_result() -> None:
 
 
 def test_dask_is_silent_when_its_cluster_is_gone() -> None:
-    """What it does late, when Ctrl-C has ended the command, it would tell with a traceback."""
+    """What goes wrong late, while it closes, it would tell with a traceback."""
     assert len(list(run_each(square, [1, 2, 4], Workers(2)))) == 3
-    for name in ("distributed.batched", "distributed.client", "distributed.scheduler", "distributed.gc"):
+    for name in (
+        "distributed.batched",
+        "distributed.client",
+        "distributed.scheduler",
+        "distributed.gc",
+        "asyncio",
+        "tornado.application",
+    ):
         assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
 
 
