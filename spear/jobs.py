@@ -29,7 +29,8 @@ Outcome = tuple[Item, Result | Exception]
 _MOST_OF_A_TASK, _SECONDS_OF_A_TASK = 20, 2.0
 """Clips that are handed out together: so many that it pays, so few that the end is balanced and progress is seen."""
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado.application", "asyncio")
-"""Of dask and what it stands on: what they find while a cluster closes, above all after Ctrl-C, is nobody's fault."""
+"""Of dask and what it stands on: what they find while a cluster closes, above all after Ctrl-C, is nobody's fault.
+They say it after the cluster is gone: so they are silent for the whole process."""
 _WAITING = 32
 """Tasks that wait on a cluster that has no worker yet; dask-jobqueue starts them for those that wait."""
 _LIVES = 4

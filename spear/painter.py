@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from spear.checkpoint import load_checkpoint
 from spear.crop import MASK_ROW
@@ -19,7 +19,17 @@ from spear.errors import SpearError
 from spear.nets.autoencoder import load_autoencoder
 from spear.nets.blending import blend_mask
 from spear.nets.int8 import has_int8, to_int8
-from spear.nets.lm2face import CELL, WHOLE, Lm2Face, Lm2FaceConfig, build_lm2face, image_tensor, sketch_tensor
+from spear.nets.lm2face import (
+    CELL,
+    WHOLE,
+    Lm2Face,
+    Lm2FaceConfig,
+    Painted,
+    References,
+    build_lm2face,
+    image_tensor,
+    sketch_tensor,
+)  # fmt: skip
 from spear.points import Array, nearest_mouths, spread_over_opening
 from spear.pretrained.vae import DEFAULT as DEFAULT_VAE
 from spear.pretrained.vae import load_kl_autoencoder
@@ -119,17 +129,29 @@ class Painter:
         """Faces for N frames: crops (256, 256, 3) uint8 of the ref, driven (N, 131, 2): its points with the predicted
         lower face, own (N, 131, 2): its points as detected. Returns crop and blend mask (256, 256) of each."""
         images, columns = np.stack(crops), self._columns
-        which, nearness = (torch.from_numpy(v) for v in nearest_mouths(self._bank, driven, self.net.config.references))
-        references = self.references.chosen(which.to(self._device), nearness.to(self._device))
-        with torch.inference_mode(), half_precision(self._device, self.precision):
-            inputs = (image_tensor(images[:, :MASK_ROW]), sketch_tensor(driven), torch.from_numpy(driven))
-            pictures, sketches, points = (value.to(self._device) for value in inputs)
-            net = self.net
-            target = net.make_target(net.encode_masked(pictures), net.encode_sketch(sketches), points)
-            lower = net(target, references, columns=columns).picture
+        with torch.inference_mode():
+            lower = self.lower_faces(*self.inputs(images, driven))
             pixels = ((lower.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        images[:, net.config.shown_row :, columns.start * CELL : columns.stop * CELL] = pixels
+        images[:, self.net.config.shown_row :, columns.start * CELL : columns.stop * CELL] = pixels
         return [(face, blend_mask([a, b])) for face, a, b in zip(images, driven, own, strict=True)]
+
+    def inputs(self, images: NDArray[np.uint8], driven: Array) -> tuple[References, Tensor, Tensor, Tensor]:
+        """What the nets are given for crops (N, 256, 256, 3) and points (N, 131, 2), on the device: references,
+        pictures (N, 3, 128, 256) in -1..1, sketches (N, 1, 256, 256) in 0..1, points."""
+        which, nearness = (torch.from_numpy(v) for v in nearest_mouths(self._bank, driven, self.net.config.references))
+        given = (image_tensor(images[:, :MASK_ROW]), sketch_tensor(driven), torch.from_numpy(driven))
+        pictures, sketches, points = (value.to(self._device) for value in given)
+        references = self.references.chosen(which.to(self._device), nearness.to(self._device))
+        return references, pictures, sketches, points
+
+    @torch.inference_mode()
+    def lower_faces(self, references: References, pictures: Tensor, sketches: Tensor, points: Tensor) -> Tensor:
+        """What the nets make of their inputs: (N, 3, h, w) about -1..1, from row `shown_row` down."""
+        net = self.net
+        with half_precision(self._device, self.precision):
+            target = net.make_target(net.encode_masked(pictures), net.encode_sketch(sketches), points)
+            painted: Painted = net(target, references, columns=self._columns)
+            return painted.picture
 
 
 def _in_integers(net: Lm2Face) -> Lm2Face:

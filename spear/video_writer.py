@@ -50,6 +50,15 @@ def _x264_params(siting: int) -> str:
     return chroma
 
 
+def _x264_options(large: bool, random_access: bool, streamed: bool) -> dict[str, str]:
+    options = {"preset": "veryfast", "trellis": "1"} if large else {"preset": "faster"}
+    if random_access:
+        options |= {"preset": "veryfast", "g": "10", "bf": "0", "threads": "1"}
+    elif streamed:
+        options |= {"tune": "zerolatency", "g": str(2 * FPS)}
+    return options
+
+
 class VideoWriter:
     """Writes frames as H.264 at 25 fps, with sound if given; a context manager. Odd sizes grow by one pixel.
 
@@ -102,13 +111,9 @@ class VideoWriter:
         context.colorspace, context.color_primaries, context.color_trc = self._colours[:3]
         context.color_range = 1  # limited
         context.sample_aspect_ratio = Fraction(pixel_aspect)
-        self._video.options = {"crf": str(crf), "preset": "faster", "x264-params": _x264_params(self._colours.siting)}
-        if width * height > _LARGE:
-            self._video.options |= {"preset": "veryfast", "trellis": "1"}
-        if random_access:
-            self._video.options |= {"preset": "veryfast", "g": "10", "bf": "0", "threads": "1"}
-        elif stream is not None:
-            self._video.options |= {"tune": "zerolatency", "g": str(2 * FPS)}
+        large = width * height > _LARGE
+        self._video.options = {"crf": str(crf), "x264-params": _x264_params(self._colours.siting)}
+        self._video.options |= _x264_options(large, random_access, stream is not None)
         self._audio: Any = None if sound is None else self._container.add_stream("aac", SOUND_RATE, layout="stereo")
         if self._audio is not None:
             # `fast` takes less than half the time of what FFmpeg takes by itself, and speech comes out nearer to itself

@@ -33,9 +33,8 @@ from stage1 import Line
 
 from spear.clip import FPS, Clip
 from spear.files import write_json
-from spear.nets.lm2face import Lm2FaceConfig, build_lm2face, image_tensor, sketch_tensor
-from spear.painter import Painter, half_precision, load_lm2face
-from spear.points import nearest_mouths
+from spear.nets.lm2face import Lm2FaceConfig, build_lm2face
+from spear.painter import Painter, load_lm2face
 from spear.pretrained.audio_encoders import load_encoder
 from spear.pretrained.perceptual import _vgg19
 from spear.pretrained.vae import load_kl_autoencoder
@@ -156,29 +155,12 @@ def painting(machine: Machine, vae: str) -> float:
     for name, one, bar in (("paper", paper, "250 / 500"), ("shipped", shipped, "- / 3000")):
         size = BATCH if machine.timed else 1
         painter = Painter(one, points, lambda chosen: still[chosen])
-        work = partial(nets_alone, painter, *inputs_there(painter, still[:size], points[:size]))
+        work = partial(painter.lower_faces, *painter.inputs(still[:size], points[:size]))
         found.append(machine(f"nets of the {name} preset, batch {size}", work, size, "frame", "bf16", bar))
         for threads in (1, 2, 4, 8) if machine.timed else ():
             rate = painted_a_second(painter, list(still[:4]), points[:4], threads)
             machine.add(Line(f"all of Painter.paint, {name} preset, batches of 4, threads {threads}", rate, "frames/s"))
     return found[0]
-
-
-def inputs_there(painter: Painter, crops: Any, points: Any) -> tuple[Any, ...]:
-    """What the nets are given for N crops (N, 256, 256, 3) and points (N, 131, 2), on the device."""
-    which, nearness = (
-        torch.from_numpy(v) for v in nearest_mouths(painter._bank, points, painter.net.config.references)
-    )
-    device = painter.references.latents.device
-    inputs = image_tensor(crops), sketch_tensor(points), torch.from_numpy(points)
-    return painter.references.chosen(which.to(device), nearness.to(device)), *(value.to(device) for value in inputs)
-
-
-def nets_alone(painter: Painter, references: Any, pictures: Any, sketches: Any, points: Any) -> None:
-    """As Painter.paint has it, between the way to the device and the way back."""
-    net = painter.net
-    with torch.inference_mode(), half_precision(pictures.device, painter.precision):
-        net(net.make_target(net.encode_masked(pictures), net.encode_sketch(sketches), points), references)
 
 
 def painted_a_second(painter: Painter, crops: list[Any], points: Any, threads: int) -> float:
